@@ -1,0 +1,1 @@
+"""segnas: architecture search for semantic segmentation."""

@@ -1,0 +1,156 @@
+"""Typed configuration: frozen dataclasses beside what they configure, YAML files, and `key=value` overrides.
+
+    @configuration
+    class RetrainConfig:
+        epochs: int = 100
+
+    config = override(RetrainConfig(), ["epochs=20"])
+
+A configuration validates itself when it is made; `override` and `from_dict` turn every complaint into one line that names
+the dotted key (UserError).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from segnas.errors import UserError, did_you_mean
+
+C = TypeVar("C")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def configuration(cls: type[C]) -> type[C]:
+    """Make `cls` a frozen, keyword-only, validated dataclass that refuses unknown keys."""
+    settings = pydantic.ConfigDict(extra="forbid", validate_default=True)
+    return pydantic_dataclass(cls, frozen=True, kw_only=True, config=settings)  # type: ignore[return-value]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dicts, lists, strings and numbers, as written to config.yaml."""
+    plain: dict[str, Any] = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "the configuration") -> C:
+    """A `cls` from nested plain values; raises UserError naming the first key that does not fit."""
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: {_first_complaint(cls, error)}") from None
+
+
+def override(config: C, assignments: Sequence[str]) -> C:
+    """`config` with `key=value` assignments applied; keys are dotted paths, values are YAML (`lr=0.1`, `crop=[65, 129]`).
+
+    A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `search_filters` is not).
+    """
+    values = to_dict(config)
+    keys = dotted_keys(values)
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise UserError(f"'{assignment}' is no override; write key=value, for example {keys[0]}=...")
+        key = _full_key(name.strip(), keys)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{key}: cannot read the value '{text}'") from None
+        _assign(values, key.split("."), _scientific(value))
+    return from_dict(type(config), values)
+
+
+def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted paths of all leaves of nested mappings, in order."""
+    keys: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            keys += dotted_keys(value, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def save_yaml(config: Mapping[str, Any]) -> str:
+    """YAML text of plain values in their own order."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises UserError when it is missing or holds something else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path} is no YAML file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no mapping of keys to values")
+    return values
+
+
+def replace(config: C, **changes: Any) -> C:
+    """`dataclasses.replace` for configurations, validated again."""
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def _full_key(name: str, keys: Sequence[str]) -> str:
+    if name in keys:
+        return name
+    endings = [key for key in keys if key.endswith(f".{name}")]
+    if len(endings) == 1:
+        return endings[0]
+    if endings:
+        raise UserError(f"the key '{name}' is ambiguous; write one of {', '.join(endings)}")
+    short = {key.rsplit(".", 1)[-1]: key for key in keys}
+    near = did_you_mean(name, [*keys, *short])
+    for last, key in short.items():
+        near = near.replace(f"'{last}'", f"'{key}'")
+    raise UserError(f"unknown key '{name}'{near}")
+
+
+def _assign(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    for part in parts[:-1]:
+        values = values[part]
+    values[parts[-1]] = value
+
+
+def _scientific(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as a string; people mean a number."""
+    if isinstance(value, list):
+        return [_scientific(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
+    complaint = error.errors()[0]
+    key = ".".join(str(part) for part in complaint["loc"])
+    if complaint["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        siblings = _keys_beside(cls, complaint["loc"])
+        return f"unknown key '{key}'{did_you_mean(str(complaint['loc'][-1]), siblings)}"
+    if complaint["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"the key '{key}' is missing"
+    got = complaint["input"]
+    text = repr(got) if not isinstance(got, Mapping) else "a mapping"
+    return f"{key or 'value'}: {complaint['msg'][0].lower()}{complaint['msg'][1:]} (got {text[:80]})"
+
+
+def _keys_beside(cls: Any, location: Sequence[Any]) -> list[str]:
+    for part in location[:-1]:
+        if not dataclasses.is_dataclass(cls):
+            return []
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        cls = types.get(str(part))
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

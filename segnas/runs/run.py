@@ -1,0 +1,265 @@
+"""The run directory: one folder that is enough to continue, compare or hand over a run.
+
+    config.yaml        everything resolved              environment.json   versions, device, threads, seed, revision
+    metrics.jsonl      one line a measurement           checkpoints/       search.pt, retrain.pt: state to resume from
+    architecture.json  what the search found            model.safetensors  retrained weights
+    evaluation.json, parity.json, latency.json, model.onnx, report.html    what the later verbs add
+
+Every file is replaced atomically (written beside, synced, renamed): a kill or a full disk leaves the old or the new file,
+never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segnas.config import load_yaml, save_yaml
+from segnas.errors import UserError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Run:
+    """A run directory. Make one with `Run.create` (search, retrain) or `Run.open` (whatever works on a finished part)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: io.TextIOWrapper | None = None
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], resume: bool = False) -> Run:
+        """A new run directory with config.yaml, or an existing one to go on with.
+
+        Raises UserError when the folder holds a run and `resume` is false, when it holds something else, when the stored
+        configuration differs from `config`, or when another process works in it.
+        """
+        run = cls(path)
+        stored = path / "config.yaml"
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; choose a folder for the run with --out")
+        if stored.exists() and not resume:
+            raise UserError(f"{path} holds a run already; go on with it (--resume), or choose another --out")
+        if path.is_dir() and any(path.iterdir()) and not stored.exists():
+            raise UserError(f"{path} is not empty and holds no run; choose another --out")
+        if stored.exists():
+            difference = first_difference(load_yaml(stored), dict(config))
+            if difference:
+                raise UserError(f"{path} was started with {difference}; resume with the same settings, or choose another --out")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
+        run.lock()
+        if not stored.exists():
+            run.write_text("config.yaml", save_yaml(config))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run directory; raises UserError when `path` is none."""
+        if not path.is_dir():
+            raise UserError(f"there is no run in {path}: no such folder")
+        if not (path / "config.yaml").exists():
+            raise UserError(f"there is no run in {path}: it has no config.yaml")
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        return load_yaml(self.path / "config.yaml")
+
+    def lock(self) -> None:
+        """Hold the run for this process until it ends; raises UserError when another process holds it."""
+        handle = open(self.path / ".lock", "a+", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise UserError(f"another process works on the run in {self.path}; wait for it or stop it") from None
+        self._lock = handle
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def has(self, name: str) -> bool:
+        """Whether the file `name` is there."""
+        return (self.path / name).exists()
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """Replace the file `name` atomically; raises UserError on a full disk and leaves the old file as it was."""
+        target = self.path / name
+        partial = target.with_name(target.name + ".partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            if error.errno in FULL_DISK:
+                kept = f"; the last {name} is intact" if target.exists() else ""
+                raise UserError(
+                    f"the disk is full: cannot write {target}{kept}; free some space and go on with --resume"
+                ) from None
+            raise UserError(f"cannot write {target}: {error.strerror}") from None
+        return target
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replace a text file atomically."""
+        return self.write_bytes(name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Replace a JSON file atomically (NaN is written as null)."""
+        return self.write_text(name, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """The value in a JSON file; raises UserError when it is missing or broken."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise UserError(f"the run in {self.path} has no {name} yet") from None
+        except json.JSONDecodeError:
+            raise UserError(f"{path} is no JSON file") from None
+
+    def save_checkpoint(self, stage: str, state: Mapping[str, Any]) -> None:
+        """Replace checkpoints/<stage>.pt atomically. `state`: tensors and plain containers only (read with weights_only).
+
+        The length of metrics.jsonl goes along, so that lines of work that is done again are dropped on resume.
+        """
+        buffer = io.BytesIO()
+        torch.save({**state, "metrics_length": self._metrics_length()}, buffer)
+        self.write_bytes(f"checkpoints/{stage}.pt", buffer.getvalue())
+
+    def load_checkpoint(self, stage: str) -> dict[str, Any] | None:
+        """The state saved last for `stage` on the CPU, or None; metrics.jsonl is cut back to what it was then."""
+        path = self.path / "checkpoints" / f"{stage}.pt"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to begin this stage again"
+            ) from None
+        length = int(state.pop("metrics_length"))
+        if self._metrics_length() > length:
+            with open(self.path / "metrics.jsonl", "r+b") as file:
+                file.truncate(length)
+        return state
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one line a value to metrics.jsonl: stage, step, name, value, and the time in seconds since 1970."""
+        now = round(time.time(), 3)
+        lines = [
+            json.dumps({"stage": stage, "step": step, "name": name, "value": _finite(float(value)), "seconds": now}) + "\n"
+            for name, value in values.items()
+        ]
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            raise UserError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}; go on with --resume") from None
+
+    def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """All measurements so far (of one stage), in order."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed process may be half of one
+                rows.append(json.loads(line))
+        return [row for row in rows if stage in (None, row["stage"])]
+
+    def _metrics_length(self) -> int:
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+
+def environment(seed: int, device: str) -> dict[str, Any]:
+    """What a repetition needs to know: versions, machine, threads, device, seed, git revision, the command."""
+    packages = ("segnas", "torch", "numpy", "lightning", "kornia", "pillow", "onnx", "onnxruntime", "pydantic", "torchmetrics")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "git_revision": _git_revision(),
+        "command": " ".join(["segnas", *sys.argv[1:]]),
+    }
+
+
+def first_difference(stored: Any, given: Any, key: str = "") -> str | None:
+    """`key=stored, not given` for the first leaf in which two nested values differ, or None."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for name in [*stored, *(name for name in given if name not in stored)]:
+            difference = first_difference(stored.get(name), given.get(name), f"{key}.{name}" if key else str(name))
+            if difference:
+                return difference
+        return None
+    return None if stored == given else f"{key}={stored}, not {given}"
+
+
+@contextlib.contextmanager
+def working_on(run: Run) -> Iterator[Run]:
+    """Hold the run's lock inside the block."""
+    run.lock()
+    try:
+        yield run
+    finally:
+        run.release()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return answer.stdout.strip()
+    return None

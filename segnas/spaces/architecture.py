@@ -1,0 +1,75 @@
+"""An architecture is a value: a frozen dataclass of ints, strings and tuples with a JSON form and an identity.
+
+@families.register("auto-deeplab")
+@dataclass(frozen=True)
+class AutoDeepLab: ...
+
+text = json.dumps(to_json(architecture));  assert from_json(json.loads(text)) == architecture
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from segnas.errors import Registry, UserError
+
+Architecture = Any  # an instance of a class in `families`: a frozen, hashable dataclass
+
+families: Registry[type] = Registry("architecture family")
+
+
+def family_of(architecture: Architecture) -> str:
+    """The name under which the architecture's class is registered."""
+    for name in families:
+        if families[name] is type(architecture):
+            return name
+    raise TypeError(f"{type(architecture).__name__} is no registered architecture family")
+
+
+def to_json(architecture: Architecture) -> dict[str, Any]:
+    """Plain JSON values: the family's name, then the fields; tuples become lists."""
+    fields = json.loads(json.dumps(dataclasses.asdict(architecture)))
+    return {"family": family_of(architecture), **fields}
+
+
+def from_json(values: Any, where: str = "the architecture") -> Architecture:
+    """The architecture in a JSON value, bare or under the key `architecture` (as architecture.json of a run holds it).
+
+    Raises UserError in one line for anything malformed, with the place of the first fault.
+    """
+    if isinstance(values, dict) and isinstance(values.get("architecture"), dict):
+        values = values["architecture"]
+    if not isinstance(values, dict) or "family" not in values:
+        raise UserError(f"{where} is no architecture: it needs a JSON object with a key 'family' ({', '.join(families)})")
+    cls = families[str(values["family"])]
+    fields = {key: value for key, value in values.items() if key != "family"}
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(fields)
+    except pydantic.ValidationError as error:
+        complaint = error.errors()[0]
+        place = ".".join(str(part) for part in complaint["loc"])
+        message = complaint["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where} is malformed{f' at {place}' if place else ''}: {message}") from None
+
+
+def identity(architecture: Architecture) -> str:
+    """The first 12 hex digits of the SHA-256 of the canonical JSON (sorted keys, no spaces)."""
+    canonical = json.dumps(to_json(architecture), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture in a JSON file; raises UserError when there is none or it is malformed."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no JSON file: {error}") from None
+    return from_json(values, where=str(path))
