@@ -72,7 +72,9 @@ class StageProgress:
     def step(self, note: str = "") -> None:
         """One step is done; `note` (short) stands at the end of the live line."""
         self.done += 1
-        self.bar.update(self.task, advance=1, **({"note": note} if note else {}))
+        if note:
+            self.bar.update(self.task, note=note)
+        self.bar.advance(self.task)
 
     def epoch(self, epoch: int, epochs: int, values: Mapping[str, float | str]) -> None:
         """A line that stays: the epoch (counted from 1), its figures, time used and time left, within 80 columns."""

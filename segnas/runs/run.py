@@ -41,14 +41,13 @@ class Run:
         self.path = path
         self._lock: io.TextIOWrapper | None = None
 
-    @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], resume: bool = False) -> Run:
-        """A new run directory with config.yaml, or an existing one to go on with.
+    @staticmethod
+    def check(path: Path, config: Mapping[str, Any], resume: bool = False) -> None:
+        """Whether `create` would take the folder; writes nothing.
 
-        Raises UserError when the folder holds a run and `resume` is false, when it holds something else, when the stored
-        configuration differs from `config`, or when another process works in it.
+        Raises UserError when the folder holds a run and `resume` is false, when it holds something else, or when the stored
+        configuration differs from `config`.
         """
-        run = cls(path)
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; choose a folder for the run with --out")
@@ -60,12 +59,21 @@ class Run:
             difference = first_difference(load_yaml(stored), dict(config))
             if difference:
                 raise UserError(f"{path} was started with {difference}; resume with the same settings, or choose another --out")
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], resume: bool = False) -> Run:
+        """A new run directory with config.yaml, or an existing one to go on with; locked for this process.
+
+        Raises UserError as `check` does, and when another process works in the run.
+        """
+        cls.check(path, config, resume)
+        run = cls(path)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
         run.lock()
-        if not stored.exists():
+        if not (path / "config.yaml").exists():
             run.write_text("config.yaml", save_yaml(config))
         return run
 

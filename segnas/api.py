@@ -1,0 +1,271 @@
+"""The verbs of segnas as functions; the command line is a thin layer over this file.
+
+    import segnas
+
+    segnas.run("auto-deeplab", data="my_images", out="runs/first", preset="small")
+    model = segnas.load("runs/first")
+
+Every function raises `UserError` (one line) for what the caller can mend, before any work is done where that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from segnas import zoo
+from segnas.config import override, replace
+from segnas.costs.counts import Counts
+from segnas.costs.counts import count as count_architecture
+from segnas.costs.latency import Latency, measure_latency
+from segnas.data.statistics import evenly_spaced
+from segnas.errors import UserError
+from segnas.export import Parity, missing_packages
+from segnas.export import export_onnx as export_model
+from segnas.nets import build
+from segnas.report import write_report as write_page
+from segnas.runs.progress import console
+from segnas.runs.run import Run, working_on
+from segnas.spaces.architecture import Architecture, from_json, identity, to_json
+from segnas.systems.base import load_system
+from segnas.training.device import DeviceConfig, launch
+from segnas.training.evaluate import Evaluation
+from segnas.training.evaluate import evaluate as evaluate_model
+from segnas.training.model import TrainedModel
+from segnas.training.predict import Prediction
+from segnas.training.predict import predict as predict_images
+from segnas.training.preflight import require_packages
+from segnas.training.retrain import retrain as retrain_architecture
+from segnas.workplace import Plan, Workplace, opened, plan, reopened, require_split, resumed, timed
+
+DEFAULT_PRESET = "small"
+PARITY_IMAGES = 20
+CITYSCAPES_CLASSES = 19  # counted with when nothing says how many classes there are: the papers' tables do
+
+
+def search(
+    system: str,
+    data: str | None,
+    out: str | Path,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> Architecture:
+    """Search an architecture for a data set; writes it as architecture.json into the run directory `out`.
+
+    data: a folder, or "demo"; None only when a run is resumed. preset: quick, small (the default), paper. overrides: `key=value`.
+    """
+    asked = _asked(system, data, out, preset, overrides, resume)
+    with opened(asked, Path(out), resume, ["search"]) as place:
+        return _search(place)
+
+
+def retrain(
+    source: str | Path,
+    data: str | None = None,
+    out: str | Path | None = None,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> TrainedModel:
+    """Train an architecture from scratch: that of a run, or of a JSON file or zoo name.
+
+    A run is trained where it lies, with its own configuration and data; a file or name needs `data` and `out`.
+    """
+    architecture = zoo.find(str(source))
+    if out is None and Path(source).is_dir():
+        asked = resumed(Path(source), None, data, preset, overrides)
+        with opened(asked, Path(source), True, ["retrain"], architecture) as place:
+            return _retrain(place)
+    if out is None:
+        raise UserError(f"{source} is no run directory: say on which data to train and where to write (--data DIR --out RUN)")
+    asked = _asked(None, data, out, preset, overrides, resume)
+    with opened(asked, Path(out), resume, ["retrain"], architecture) as place:
+        _write_architecture(place.run, architecture, {"from": str(source)})
+        return _retrain(place)
+
+
+def run(
+    system: str,
+    data: str | None,
+    out: str | Path,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    export: bool = True,
+) -> Path:
+    """Everything: search, retrain, evaluate, measure, export, report. Returns the path of report.html."""
+    asked = _asked(system, data, out, preset, overrides, resume)
+    stages = ["search", "retrain", *(["export"] if export else [])]
+    with opened(asked, Path(out), resume, stages) as place:
+        _search(place)
+        _retrain(place)
+        main = asked.config.evaluation.split
+        for split in dict.fromkeys([main, *(["test"] if "test" in place.dataset.splits else [])]):
+            if not place.run.has("evaluation.json" if split == main else f"evaluation_{split}.json"):
+                _evaluate(place, replace(asked.config.evaluation, split=split))
+        if not place.run.has("latency.json"):
+            _latency(place)
+        if export and not place.run.has("model.onnx"):
+            _export(place, asked.config.export.size)
+        return write_page(place.run)
+
+
+def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Evaluation:
+    """Score a run's model on a whole split; overrides change the protocol (`split=test`, `scales=[0.75,1,1.25]`, `flip=true`)."""
+    with reopened(Path(path), data) as place:
+        config = override(place.config.evaluation, overrides)
+        require_split(place.dataset, config.split)
+        return _evaluate(place, config)
+
+
+def predict(path: str | Path, images: Sequence[str | Path], out: str | Path | None = None, **options: Any) -> list[Prediction]:
+    """Segment image files, or folders of them, with the model of a run or file; training/predict.py lists the options.
+
+    Writes into `out`; by default into the folder `predictions` of the run, or beside the model file.
+    """
+    model = TrainedModel.load(Path(path))
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return predict_images(model, images, Path(out) if out else folder / "predictions", launch(DeviceConfig()), **options)
+
+
+def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str | None = None) -> Parity:
+    """Write model.onnx of a run and check it against torch on real images; UserError when they differ."""
+    require_packages(missing_packages())
+    with reopened(Path(path), data) as place:
+        return _export(place, size or place.config.export.size)
+
+
+def write_report(path: str | Path) -> Path:
+    """Write report.html of a run, whatever stages it has; returns its path."""
+    return write_page(Run.open(Path(path)))
+
+
+def load(path: str | Path) -> TrainedModel:
+    """The trained model of a run directory or model.safetensors, on the CPU, ready for use."""
+    return TrainedModel.load(Path(path))
+
+
+def count(source: str | Path, size: tuple[int, int], num_classes: int | None = None, overrides: Sequence[str] = ()) -> Counts:
+    """Parameters and multiply-adds of a zoo name, JSON file or run; `filters=4` and the like override the network's options.
+
+    num_classes: None means the run's own number, and 19 for anything else.
+    """
+    architecture = zoo.with_options(zoo.find(str(source)), overrides)
+    return count_architecture(architecture, size, num_classes or _classes_of(Path(source)))
+
+
+def latency(
+    source: str | Path,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    overrides: Sequence[str] = (),
+    batch: int = 1,
+    **conditions: Any,
+) -> Latency:
+    """Time one forward pass of a zoo name, JSON file or run; costs/latency.py lists the conditions (device, threads, ...).
+
+    size: (height, width); None means that at which a trained run sees its images, whose latency.json is then replaced.
+    """
+    trained = Path(source) / "model.safetensors"
+    own_size = size is None and trained.exists()
+    if own_size:
+        size = tuple(Run(Path(source)).read_json("cost.json")["size"])
+    if size is None:
+        raise UserError(f"{source} is no trained run: say the input size (--size HxW)")
+    if trained.exists() and not overrides:
+        network = TrainedModel.load(Path(source)).network
+    else:
+        architecture = zoo.with_options(zoo.find(str(source)), overrides)
+        network = build(architecture, num_classes or _classes_of(Path(source)))
+    measured = measure_latency(network, (batch, 3, *size), **conditions)
+    if own_size and not overrides:
+        with working_on(Run.open(Path(source))) as found:
+            found.write_json("latency.json", measured.to_json())
+    return measured
+
+
+def _asked(
+    system: str | None, data: str | None, out: str | Path, preset: str | None, overrides: Sequence[str], resume: bool
+) -> Plan:
+    if resume and (Path(out) / "config.yaml").exists():
+        return resumed(Path(out), system, data, preset, overrides)
+    if data is None:
+        raise UserError("say which images to work on: --data DIR (or --data demo)")
+    return plan(system, data, preset or DEFAULT_PRESET, overrides)
+
+
+def _classes_of(path: Path) -> int:
+    return len(Run(path).read_json("data.json")["classes"]) if (path / "data.json").exists() else CITYSCAPES_CLASSES
+
+
+# The stages of a run. Each is skipped when what it leaves is there.
+
+
+def _search(place: Workplace) -> Architecture:
+    if place.run.has("architecture.json"):
+        return from_json(place.run.read_json("architecture.json"))
+    assert place.plan.system is not None
+    with timed(place.run, "search"):
+        architecture = load_system(place.plan.system).search(place.job)
+    _write_architecture(place.run, architecture, {"system": place.plan.system, "seed": place.config.seed})
+    console.print(f"found architecture {identity(architecture)}")
+    return architecture
+
+
+def _retrain(place: Workplace) -> TrainedModel:
+    architecture, config = from_json(place.run.read_json("architecture.json")), place.config
+    size = place.seen_size()
+    counts = count_architecture(architecture, size, len(place.dataset.classes))
+    place.run.write_json("cost.json", {"size": list(size), **asdict(counts)})
+    console.print(
+        f"training {counts.parameters:,} parameters, {counts.multiply_adds / 1e9:.3g} G multiply-adds at {size[0]}x{size[1]}"
+    )
+    with timed(place.run, "retrain"):
+        return retrain_architecture(
+            architecture,
+            place.dataset,
+            config.data,
+            place.job.normalization,
+            config.retrain,
+            place.run,
+            place.device,
+            config.seed,
+        )
+
+
+def _evaluate(place: Workplace, config: Any) -> Evaluation:
+    model = TrainedModel.load(place.run.path)
+    with timed(place.run, f"evaluate {config.split}"):
+        found = evaluate_model(model, place.dataset, config, place.device, place.run, place.config.evaluation.split)
+    console.print(f"{config.split}: mIoU {found.scores.mIoU:.2f}  mAcc {found.scores.mAcc:.2f}  aAcc {found.scores.aAcc:.2f}")
+    return found
+
+
+def _latency(place: Workplace) -> None:
+    network = TrainedModel.load(place.run.path).network
+    with timed(place.run, "latency"):
+        measured = measure_latency(network, (1, 3, *place.seen_size()), device=place.device.device, time_limit_s=10)
+    place.run.write_json("latency.json", measured.to_json())
+    console.print(f"latency: {measured.median_ms:.1f} ms on {measured.device}")
+
+
+def _export(place: Workplace, size: tuple[int, int] | None) -> Parity:
+    split = place.config.evaluation.split
+    indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
+    samples = (place.dataset.read(split, index) for index in indices)
+    with timed(place.run, "export"):
+        parity = export_model(
+            TrainedModel.load(place.run.path), size or place.seen_size(), place.run.path / "model.onnx", samples
+        )
+    console.print(
+        f"model.onnx: largest logit difference to torch {parity.largest_logit_difference:.2g} on {parity.images} images"
+    )
+    return parity
+
+
+def _write_architecture(run: Run, architecture: Architecture, provenance: dict[str, Any]) -> None:
+    content = {"architecture": to_json(architecture), "id": identity(architecture), "provenance": provenance}
+    run.write_json("architecture.json", content)

@@ -1,0 +1,76 @@
+"""Parameters and multiply-adds of a network, in all and by part.
+
+Multiply-adds are those of convolutions and linear layers, one for a multiplication and its addition; batch norms, additions,
+pooling and resizing are not counted. Papers count differently: `paper_multiply_adds` follows the Auto-DeepLab paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from segnas.costs.auto_deeplab_paper import paper_multiply_adds
+from segnas.costs.layers import LayerCall, layer_calls
+from segnas.nets.build import build
+from segnas.spaces.architecture import Architecture
+from segnas.spaces.auto_deeplab import AutoDeepLab
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a network costs for one image.
+
+    by_part: name of the part -> {"parameters", "multiply_adds"}, in the order in which the network holds its parts.
+    paper_multiply_adds: in the convention of the Auto-DeepLab paper; None for other families, and for images smaller than
+        the 769x769 crop that the convention refers to.
+    """
+
+    parameters: int
+    multiply_adds: int
+    by_part: dict[str, dict[str, int]]
+    paper_multiply_adds: int | None = None
+
+
+def count(architecture: Architecture, size: tuple[int, int], num_classes: int, in_channels: int = 3) -> Counts:
+    """The exact counts of the architecture's network for an image of `size` (height, width). No weights are made."""
+    with torch.device("meta"):
+        network = build(architecture, num_classes, in_channels)
+    calls = layer_calls(network, (1, in_channels, *size))
+    paper = paper_multiply_adds(architecture, calls) if isinstance(architecture, AutoDeepLab) else None
+    return _counts(network, calls, None if paper is None else sum(paper.values()))
+
+
+def count_module(module: nn.Module, size: tuple[int, int], in_channels: int = 3) -> Counts:
+    """The counts of any module that takes one image batch (1, in_channels, *size)."""
+    return _counts(module, layer_calls(module, (1, in_channels, *size)), None)
+
+
+def _counts(module: nn.Module, calls: list[LayerCall], paper: int | None) -> Counts:
+    by_part: dict[str, dict[str, int]] = {}
+    seen: set[nn.Parameter] = set()  # a parameter that two parts share counts once, for the first
+    for name, part in _parts(module):
+        own = [parameter for parameter in part.parameters() if parameter not in seen]
+        seen.update(own)
+        calls_inside = [call for call in calls if call.name == name or call.name.startswith(f"{name}.")]
+        by_part[name] = {
+            "parameters": sum(parameter.numel() for parameter in own),
+            "multiply_adds": sum(call.multiply_adds for call in calls_inside),
+        }
+    return Counts(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        multiply_adds=sum(call.multiply_adds for call in calls),
+        by_part=by_part,
+        paper_multiply_adds=paper,
+    )
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The direct children; lists are opened (`cells.0`, `cells.1`, ...), and parts without weights are left out."""
+    for name, child in module.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _parts(child, f"{prefix}{name}.")
+        elif next(child.parameters(), None) is not None:
+            yield f"{prefix}{name}", child

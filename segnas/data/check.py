@@ -1,0 +1,244 @@
+"""`segnas data check DIR`: every image and mask is decoded once, and everything wrong is listed, not just the first.
+
+Training calls `require` before any work is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segnas.data import open_dataset
+from segnas.data.base import Dataset
+from segnas.data.folder import Folder
+from segnas.data.masks import UnknownIds
+from segnas.data.statistics import ClassPixels, add_class_pixels, class_pixels
+from segnas.errors import UserError
+
+LINES_SHOWN = 20
+LARGEST_CROP = 513  # the crop of the papers for images of about this size; larger ones rarely pay on one machine
+VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "undefined", "unknown")
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Ids (or colours) in a mask that are no class, as written in the file."""
+
+    file: str
+    ids: tuple[str, ...]
+    allowed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SplitFigures:
+    """pairs: images with a mask; readable: of these, the ones without fault, from which the rest is counted.
+
+    sizes: ((height, width), images of this size), the most frequent first.
+    """
+
+    pairs: int
+    readable: int
+    sizes: tuple[tuple[tuple[int, int], int], ...]
+    classes: ClassPixels
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found. problems: training would refuse the set; warnings: worth knowing; suggestions: settings that fit."""
+
+    name: str
+    where: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, SplitFigures]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    suggestions: tuple[str, ...]
+    unknown: tuple[Unknown, ...]
+    crop: tuple[int, int] | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether training accepts the set."""
+        return not self.problems
+
+    def frequencies(self, split: str) -> tuple[float, ...]:
+        """Percent of all pixels of the split, ignored ones included, for each class."""
+        counts = self.splits[split].classes
+        total = sum(counts.pixels) + counts.ignored
+        return tuple(100 * pixels / max(1, total) for pixels in counts.pixels)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table to print: a header, then for each class its percentage of the pixels of each split; ignored pixels last."""
+        columns = {split: self.frequencies(split) for split in self.splits}
+        table = [("class", *(f"{split} %" for split in self.splits))]
+        for train_id, name in enumerate(self.class_names):
+            table.append((name, *(f"{column[train_id]:.3f}" for column in columns.values())))
+        table.append(("(ignored)", *(f"{max(0.0, 100 - sum(column)) if any(column) else 0:.3f}" for column in columns.values())))
+        return table
+
+    def lines(self, limit: int = LINES_SHOWN) -> list[str]:
+        """What to print beside the table; of problems, and of warnings, at most `limit` and how many more there are."""
+        counts = ", ".join(f"{split} {figures.pairs}" for split, figures in self.splits.items())
+        lines = [f"{self.name}: {sum(figures.pairs for figures in self.splits.values())} pairs ({counts}), {self._sizes()}"]
+        lines += [f"note: {note}" for note in self.notes]
+        for word, found in (("problem", self.problems), ("warning", self.warnings)):
+            lines += [f"{word}: {line}" for line in found[:limit]]
+            if len(found) > limit:
+                lines.append(f"... and {len(found) - limit} more {word}s (--json lists all)")
+        lines += [f"suggestion: {line}" for line in self.suggestions]
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        values = asdict(self)
+        for split, figures in values["splits"].items():
+            figures["frequencies_percent"] = list(self.frequencies(split))
+            figures["sizes"] = [{"height": size[0], "width": size[1], "images": count} for size, count in figures["sizes"]]
+        return {"ok": self.ok, **values}
+
+    def _sizes(self) -> str:
+        sizes = sorted({size for figures in self.splits.values() for size, _ in figures.sizes})
+        if not sizes:
+            return "none of them readable"
+        if len(sizes) == 1:
+            return f"all {sizes[0][0]}x{sizes[0][1]} (height x width)"
+        heights, widths = zip(*sizes, strict=True)
+        return f"{len(sizes)} sizes, heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What remains of a sample after it was read: a few numbers, or why it could not be read."""
+
+    split: str
+    name: str
+    size: tuple[int, int] = (0, 0)
+    digest: bytes = b""
+    pixels: ClassPixels | None = None
+    error: UserError | None = None
+
+
+def check(data: Dataset | str | Path, seed: int = 0) -> Report:
+    """Read the whole set and report on it. Raises UserError only where there is no set to check (`open_dataset`)."""
+    dataset = open_dataset(data, seed) if isinstance(data, (str, Path)) else data
+    positions = [(split, index) for split in dataset.splits for index in range(len(dataset.splits[split]))]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        seen = list(pool.map(lambda position: _look(dataset, *position), positions))
+    splits = {split: _figures([one for one in seen if one.split == split], len(dataset.classes)) for split in dataset.splits}
+    faults = [one.error for one in seen if one.error is not None]
+    unknown = tuple(Unknown(str(error.file), error.ids, error.allowed) for error in faults if isinstance(error, UnknownIds))
+    structure = dataset.problems if isinstance(dataset, Folder) else ()
+    crop = _crop([one.size for one in seen if one.error is None])
+    return Report(
+        name=dataset.name,
+        where=str(dataset.path) if isinstance(dataset, Folder) else dataset.name,
+        class_names=dataset.classes.names,
+        splits=splits,
+        notes=dataset.notes if isinstance(dataset, Folder) else (),
+        problems=(*structure, *(str(error) for error in faults), *_too_few_classes(dataset, splits)),
+        warnings=(*_absent(dataset, splits), *_all_ignored(seen), *_leaks(seen)),
+        suggestions=_suggestions(dataset, unknown, crop),
+        unknown=unknown,
+        crop=crop,
+    )
+
+
+def require(dataset: Dataset) -> Report:
+    """The report of a set that passes; UserError with the first problem, and how many more there are, for one that does not."""
+    report = check(dataset)
+    if not report.ok:
+        more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
+        raise UserError(f"{report.problems[0]}{more}; see segnas data check {report.where}")
+    return report
+
+
+def _look(dataset: Dataset, split: str, index: int) -> _Seen:
+    name = dataset.splits[split][index]
+    try:
+        sample = dataset.read(split, index)
+    except UserError as error:
+        return _Seen(split, name, error=error)
+    height, width = sample.label.shape
+    digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
+    return _Seen(split, name, (height, width), digest, class_pixels([sample.label], len(dataset.classes)))
+
+
+def _figures(seen: Sequence[_Seen], num_classes: int) -> SplitFigures:
+    sizes = Counter(one.size for one in seen if one.error is None)
+    ordered = tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
+    counts = [one.pixels for one in seen if one.pixels is not None]
+    return SplitFigures(len(seen), len(counts), ordered, add_class_pixels(counts, num_classes))
+
+
+def _too_few_classes(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> list[str]:
+    """One class alone teaches nothing, and a split without a single class cannot be scored."""
+    problems = []
+    for split, figures in splits.items():
+        present = [name for name, pixels in zip(dataset.classes.names, figures.classes.pixels, strict=True) if pixels]
+        if figures.readable and not present:
+            problems.append(f"the masks of the split '{split}' hold nothing but ignored pixels")
+        elif figures.readable and split == "train" and len(present) == 1:
+            problems.append(f"the training masks hold one class only ('{present[0]}'); at least 2 must occur")
+    return problems
+
+
+def _absent(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> list[str]:
+    counts = {split: figures.classes.pixels for split, figures in splits.items() if figures.readable}
+    warnings = []
+    for train_id, name in enumerate(dataset.classes.names):
+        where = [split for split, pixels in counts.items() if pixels[train_id]]
+        if not where:
+            warnings.append(f"the class '{name}' occurs in no mask")
+        elif "train" in counts and "train" not in where:
+            warnings.append(f"the class '{name}' occurs in {' and '.join(where)} but never in train: it cannot be learned")
+    return warnings
+
+
+def _all_ignored(seen: Sequence[_Seen]) -> list[str]:
+    blank = [one for one in seen if one.pixels is not None and not any(one.pixels.pixels)]
+    if not blank:
+        return []
+    return [f"{len(blank)} masks hold nothing but ignored pixels (the first: {blank[0].name} in {blank[0].split})"]
+
+
+def _leaks(seen: Sequence[_Seen]) -> list[str]:
+    """Images that stand, pixel for pixel, in two splits: the score on the second one would flatter."""
+    first: dict[bytes, _Seen] = {}
+    examples: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for one in (one for one in seen if one.error is None):
+        other = first.setdefault(one.digest, one)
+        if other.split != one.split:
+            examples.setdefault((one.split, other.split), []).append((one.name, other.name))
+    return [
+        f"{len(names)} images of {split} are in {other} too (the first: {names[0][0]} is {names[0][1]})"
+        for (split, other), names in examples.items()
+    ]
+
+
+def _crop(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The largest square of 32k + 1 pixels a side that every image holds, at most LARGEST_CROP, at least 33."""
+    if not sizes:
+        return None
+    short = min(min(size) for size in sizes)
+    side = max(33, min(LARGEST_CROP, (short - 1) // 32 * 32 + 1))
+    return side, side
+
+
+def _suggestions(dataset: Dataset, unknown: Sequence[Unknown], crop: tuple[int, int] | None) -> tuple[str, ...]:
+    lines = []
+    if crop is not None:
+        lines.append(f"data.crop=[{crop[0]}, {crop[1]}]")
+    ids = {value for one in unknown for value in one.ids}
+    if len(ids) == 1 and (only := min(ids)).isdigit():
+        lines.append(f'if {only} marks pixels without a class, write "ignore_index": {only} into classes.json')
+    for source_id, name in zip(dataset.classes.source_ids or range(len(dataset.classes)), dataset.classes.names, strict=True):
+        if name.lower() in VOID_NAMES:
+            lines.append(f"the class '{name}' counts like any other; \"ignore_index\": {source_id} in classes.json leaves it out")
+    return tuple(lines)

@@ -1,0 +1,159 @@
+"""Batches of a data set: what is seen at a step is a function of (seed, epoch, step), however it is loaded.
+
+The order of an epoch is a permutation drawn for (seed, stream, epoch); the view of a sample is drawn for (seed, epoch, index).
+Workers, their number and where a resumed run begins change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segnas.data.base import Dataset
+from segnas.data.memory import InMemory, keep_in_memory
+from segnas.data.transforms import DataConfig, Normalization, apply_view, draw_view
+from segnas.errors import UserError
+from segnas.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: float32 (N, 3, h, w), normalised; labels: int64 (N, h, w), train ids or IGNORE."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+
+class TrainingBatches:
+    """The training batches of some samples of a split.
+
+    indices: positions in the split. stream: a name that sets the order apart from that of other loaders with the same seed.
+    Raises UserError when there are fewer samples than the batch needs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        indices: Sequence[int],
+        config: DataConfig,
+        normalization: Normalization,
+        batch_size: int,
+        seed: int,
+        stream: str,
+    ) -> None:
+        if len(indices) < batch_size:
+            raise UserError(
+                f"{len(indices)} images of the split '{split}' are too few for batches of {batch_size}; "
+                f"give a batch size of at most {len(indices)}, or more images"
+            )
+        self.indices = tuple(indices)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.stream = stream
+        self._views = _Views(keep_in_memory(dataset, split, self.indices, config.cache), split, config, normalization, seed)
+        self._schedule = _Schedule()
+        self._loader: DataLoader | None = None
+
+    def __len__(self) -> int:
+        """Steps an epoch; the incomplete last batch is dropped."""
+        return len(self.indices) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `start` on; the steps before it are skipped without reading them.
+
+        One epoch at a time: asking for another ends the one before. Raises UserError for a sample that cannot be read.
+        """
+        order = numpy_generator(self.seed, "order", self.stream, epoch).permutation(len(self.indices))
+        steps = [
+            [(epoch, self.indices[place]) for place in order[step * self.batch_size : (step + 1) * self.batch_size]]
+            for step in range(start, len(self))
+        ]
+        if self._views.config.workers == 0:
+            return (self._views[step] for step in steps)
+        self._schedule.steps = steps
+        return _raising(iter(self._workers()))
+
+    def _workers(self) -> DataLoader:
+        """The loader whose processes stay from epoch to epoch; they are handed (epoch, index) and draw nothing of their own."""
+        if self._loader is None:
+            if isinstance(self._views.dataset, InMemory):
+                self._views.dataset.fill(self._views.split, self.indices)
+            self._loader = DataLoader(
+                _Delivered(self._views),  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=self._schedule,
+                collate_fn=_unchanged,  # type: ignore[arg-type]
+                num_workers=self._views.config.workers,
+                persistent_workers=True,
+            )
+        return self._loader
+
+
+def halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(trainA, trainB): two disjoint halves of 0 .. count-1, drawn for the seed, each ascending; trainA has the odd one."""
+    order = numpy_generator(seed, "halves").permutation(count)
+    middle = (count + 1) // 2
+    return tuple(sorted(order[:middle].tolist())), tuple(sorted(order[middle:].tolist()))
+
+
+@dataclass(frozen=True)
+class _Views:
+    """[(epoch, index), ...] -> batch: the one place where training views are made."""
+
+    dataset: Dataset
+    split: str
+    config: DataConfig
+    normalization: Normalization
+    seed: int
+
+    def __getitem__(self, positions: Sequence[tuple[int, int]]) -> Batch:
+        images, labels, names = zip(*(self.view(epoch, index) for epoch, index in positions), strict=True)
+        return Batch(torch.stack(images), torch.stack(labels), names)
+
+    def view(self, epoch: int, index: int) -> tuple[Tensor, Tensor, str]:
+        sample = self.dataset.read(self.split, index)
+        height, width = sample.label.shape
+        view = draw_view(height, width, self.config, numpy_generator(self.seed, "view", epoch, index))
+        return *apply_view(sample, view, self.config.crop, self.normalization), sample.name
+
+
+@dataclass(frozen=True)
+class _Delivered:
+    """The same in a worker, where a UserError is handed over as a value: raised there it would arrive as a long traceback."""
+
+    views: _Views
+
+    def __getitem__(self, positions: Sequence[tuple[int, int]]) -> Batch | UserError:
+        try:
+            return self.views[positions]
+        except UserError as error:
+            return error
+
+
+class _Schedule:
+    """The steps of the coming epoch, read by the loader when the epoch begins."""
+
+    steps: Sequence[Sequence[tuple[int, int]]] = ()
+
+    def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _raising(delivered: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    for batch in delivered:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _unchanged(batch: Batch | UserError) -> Batch | UserError:
+    return batch

@@ -1,0 +1,223 @@
+"""The supernet of Auto-DeepLab: every path through the trellis and every cell at once (Liu et al., CVPR 2019, section 4.1).
+
+    H^l_s = sum over s' in {s/2, s, 2s} of beta^l_{s'->s} * Cell(H^{l-1}_{s'}, H^{l-2}_s; alpha)                   (equation 7)
+    H_i   = sum over the states j before block i, sum over the operations O, of alpha_{j->i}(O) * O(H_j)           (equations 3-5)
+
+The forward pass takes the mixture (alpha and beta as probabilities) as an argument: how choices are relaxed is not the
+network's business. This is the readable definition: one module an operation, one call a mixture term.
+
+One node (layer l, scale s) owns its operations and uses the same weights for its up to three incoming directions; each
+direction has a preprocessing of its own and its own batch statistics. Where H^{l-2}_s does not exist, the node takes the
+tensor of l-2 with the most similar size, reduced with stride 2 or 4 (the authors' rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segnas.nets.blocks import FactorizedReduction, ReLUConvBN, Stem, resize
+from segnas.nets.heads import ASPP
+from segnas.nets.operations import search_operation
+from segnas.spaces.auto_deeplab import LEVELS, AutoDeepLab, edges, level_sizes, moves
+
+MOVES = (-1, 0, 1)  # the columns of beta: to s/2 (finer), stay, to 2s (coarser)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a forward pass of the supernet weighs its terms with.
+
+    alpha: (edges, operations) weight of each operation on each edge of the cell, shared by all cells.
+    beta: (layers, levels, 3) weight of the moves that leave (layer l-1, level) in the order of `MOVES`.
+    sparse: terms of weight exactly 0 are left out instead of being computed and multiplied, and so are the heads of scales
+    that no path reaches; a one-hot mixture then evaluates one path and one operation an edge.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+    sparse: bool = False
+
+
+class MixedOperation(nn.Module):
+    """All candidate operations on one edge, weighted and summed. (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, operations: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleDict({name: search_operation(name, channels) for name in operations if name != "none"})
+        self.columns = {name: column for column, name in enumerate(operations)}
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Sequence[float] | None) -> Tensor | None:
+        """weights: (operations,); `chosen` are the same weights as numbers when the mixture is sparse. None: nothing is left."""
+        total: Tensor | None = None
+        for name, operation in self.candidates.items():  # `none` adds nothing: only its share of the softmax matters
+            column = self.columns[name]
+            if chosen is not None and chosen[column] == 0.0:
+                continue
+            term = weights[column] * operation(x)
+            total = term if total is None else total + term
+        return total
+
+
+class SearchCell(nn.Module):
+    """The mixed cell at one node: blocks 0..B-1, each the sum over all earlier states. Two (N, C, H, W) -> (N, B*C, H, W)."""
+
+    def __init__(self, blocks: int, operations: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.mixed = nn.ModuleList(MixedOperation(operations, channels) for _ in edges(blocks))
+
+    def forward(self, before: Tensor, previous: Tensor, mixture: Mixture, chosen: Sequence[Sequence[float]] | None) -> Tensor:
+        """before: preprocessed H^{l-2} (state 0); previous: preprocessed H^{l-1} (state 1)."""
+        states = [before, previous]
+        edge = 0
+        for _ in range(self.blocks):
+            total: Tensor | None = None
+            for state in states:
+                term = self.mixed[edge](state, mixture.alpha[edge], None if chosen is None else chosen[edge])
+                if term is not None:
+                    total = term if total is None else total + term
+                edge += 1
+            states.append(torch.zeros_like(previous) if total is None else total)
+        return torch.cat(states[2:], dim=1)
+
+
+class Node(nn.Module):
+    """One scale of one layer: a cell, the preprocessing of H^{l-2} and that of H^{l-1} from each direction."""
+
+    def __init__(
+        self,
+        level: int,
+        channels: int,
+        blocks: int,
+        operations: Sequence[str],
+        before: tuple[int, int],
+        sources: dict[int, int],
+    ) -> None:
+        """before: (channels, reduction factor) of H^{l-2}; sources: level of each existing H^{l-1} -> its channels."""
+        super().__init__()
+        self.level = level
+        self.channels = channels
+        width, factor = before
+        self.before: nn.Module
+        if factor == 1:
+            self.before = ReLUConvBN(width, channels, affine=False)
+        else:
+            self.before = FactorizedReduction(width, channels, stride=factor, affine=False)
+        self.directions = nn.ModuleDict()
+        for source, width in sources.items():
+            if source < level:
+                self.directions[str(source)] = FactorizedReduction(width, channels, stride=2, affine=False)
+            else:  # from 2s the input is resized first
+                self.directions[str(source)] = ReLUConvBN(width, channels, affine=False)
+        self.cell = SearchCell(blocks, operations, channels)
+
+    def enter(self, source: int, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """H^{l-1} of level `source`, brought to this node's size and channels."""
+        return self.directions[str(source)](resize(x, size) if source > self.level else x)
+
+
+class AutoDeepLabSupernet(nn.Module):
+    """images (N, 3, H, W) and a `Mixture` -> logits (N, K, H, W). Any H and W; sizes by successive ceil(n/2)."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        layers: int = 12,
+        blocks: int = 5,
+        filters: int = 8,
+        operations: Sequence[str] = (),
+        stem: tuple[int, int, int] = (64, 64, 128),
+        head_width: int = 256,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.stem = Stem(in_channels, stem)
+        widths = [blocks * filters * 2**level for level in range(LEVELS)]
+        self.layers = nn.ModuleList()
+        for layer in range(1, layers + 1):
+            nodes = nn.ModuleDict()
+            for level in levels_at(layer):
+                source = source_before(layer, level)
+                sources = {s: stem[2] if layer == 1 else widths[s] for s in levels_at(layer - 1) if level in moves(s)}
+                width = stem[1] if layer == 1 else stem[2] if layer == 2 else widths[source]
+                before = (width, 2 ** (level - source))
+                nodes[str(level)] = Node(level, filters * 2**level, blocks, operations, before, sources)
+            self.layers.append(nodes)
+        self.heads = nn.ModuleDict()
+        for level in levels_at(layers):  # dilation 96/s as the paper's search head: 24, 12, 6, 3
+            aspp = ASPP(widths[level], head_width, rates=(24 // 2**level,), dropout=0.0)
+            self.heads[str(level)] = nn.Sequential(nn.ReLU(), aspp, nn.Conv2d(head_width, num_classes, 1))
+
+    def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
+        """One pass over all nodes that a path of positive weight reaches."""
+        beta = mixture.beta.tolist() if mixture.sparse else None
+        alpha = mixture.alpha.tolist() if mixture.sparse else None
+        before_stem, stem = self.stem(images)
+        sizes = level_sizes(stem.shape[2:])
+        before: dict[int, Tensor] = {-1: before_stem}  # H^{l-2} by level; the stem's first output has stride 2: level -1
+        previous: dict[int, Tensor] = {0: stem}  # H^{l-1} by level
+
+        for layer, nodes in enumerate(self.layers, start=1):
+            outputs: dict[int, Tensor] = {}
+            for name, node in nodes.items():
+                level = int(name)
+                incoming = [
+                    (source, move)
+                    for source in previous
+                    if (move := level - source) in MOVES and (beta is None or beta[layer - 1][source][move + 1] != 0.0)
+                ]
+                if not incoming:
+                    continue  # reached by no path: the node does not exist in this mixture
+                source_of_before = source_before(layer, level)
+                if source_of_before in before:
+                    state0 = node.before(before[source_of_before])
+                else:  # H^{l-2} is on no path: the sum of equation 7 is empty there
+                    state0 = stem.new_zeros((images.shape[0], node.channels, *sizes[level]))
+                total: Tensor | None = None
+                for source, move in incoming:
+                    state1 = node.enter(source, previous[source], sizes[level])
+                    term = mixture.beta[layer - 1, source, move + 1] * node.cell(state0, state1, mixture, alpha)
+                    total = term if total is None else total + term
+                assert total is not None
+                outputs[level] = total
+            before, previous = previous, outputs
+
+        logits: Tensor | None = None
+        for level, features in previous.items():
+            term = resize(self.heads[str(level)](features), sizes[0])
+            logits = term if logits is None else logits + term
+        assert logits is not None
+        return resize(logits, (images.shape[2], images.shape[3]))
+
+
+def levels_at(layer: int) -> range:
+    """The levels that exist after `layer` cells: the stem (layer 0) ends at level 0 and a move goes down one level at most."""
+    return range(min(layer, LEVELS - 1) + 1)
+
+
+def source_before(layer: int, level: int) -> int:
+    """The level from which a node takes H^{l-2}: its own, or the nearest that exists (-1: the stem's tensor of stride 2)."""
+    if layer == 1:
+        return -1
+    return min(level, levels_at(layer - 2)[-1])
+
+
+def one_hot(architecture: AutoDeepLab, operations: Sequence[str], device: torch.device | str = "cpu") -> Mixture:
+    """The mixture that has weight 1 on the architecture's choices and 0 elsewhere.
+
+    An edge that a block uses twice with the same operation has weight 2, so that the cell's sums stay what they are.
+    """
+    blocks = len(architecture.cell)
+    alpha = torch.zeros(len(edges(blocks)), len(operations), device=device)
+    rows = {edge: row for row, edge in enumerate(edges(blocks))}
+    for index, block in enumerate(architecture.cell):
+        for state, operation in zip(block.inputs, block.operations, strict=True):
+            alpha[rows[index, state], list(operations).index(operation)] += 1.0
+    beta = torch.zeros(len(architecture.path), LEVELS, len(MOVES), device=device)
+    for layer, (level, following) in enumerate(zip((0, *architecture.path[:-1]), architecture.path, strict=True)):
+        beta[layer, level, MOVES.index(following - level)] = 1.0
+    return Mixture(alpha, beta, sparse=True)

@@ -1,0 +1,22 @@
+"""The single place where an architecture becomes a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from segnas.errors import Registry
+from segnas.nets.auto_deeplab import AutoDeepLabNetwork
+from segnas.spaces.architecture import Architecture, family_of
+
+builders: Registry[Callable[[Architecture, int, int], nn.Module]] = Registry("network builder")
+builders.register("auto-deeplab")(AutoDeepLabNetwork)
+
+
+def build(architecture: Architecture, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """A freshly initialised network: (N, in_channels, H, W) -> (N, num_classes, H, W) logits for dense tasks.
+
+    A new family registers its builder under its own name: `builders.register("my-family")(MyNetwork)`.
+    """
+    return builders[family_of(architecture)](architecture, num_classes, in_channels)

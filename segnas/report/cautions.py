@@ -1,0 +1,136 @@
+"""What somebody who decides about a network should know first: the warnings of a report, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from segnas.report.information import Evaluation, Information, Search, SearchEpoch
+from segnas.report.markup import listing, percent, plural, three_digits
+
+Level = Literal["problem", "caution", "note"]
+ORDER: tuple[Level, ...] = ("problem", "caution", "note")
+
+WEAK_IOU = 20.0  # percent; below it a class is hardly recognised
+FEW_IMAGES = 50
+SKIP_HEAVY = 0.5  # share of skip connections among a cell's operations; collapsed searches end near 1
+LARGE_GAP = 10.0  # points of mIoU between the supernet's mixture and the decoded one-hot mixture
+UNDECIDED = 0.95  # share of the largest entropy at the end of a search
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A sentence and how much it weighs."""
+
+    level: Level
+    text: str
+
+
+def cautions(information: Information) -> tuple[Caution, ...]:
+    """All warnings that the run's files give cause for, problems first."""
+    found = [
+        *(item for evaluation in information.evaluations for item in _evaluation(evaluation)),
+        *_export(information),
+        *_search(information),
+        *_circumstances(information),
+    ]
+    return tuple(sorted(found, key=lambda item: ORDER.index(item.level)))
+
+
+def _evaluation(evaluation: Evaluation) -> Iterator[Caution]:
+    where = f"the {evaluation.split} split"
+    if evaluation.mIoU is None:
+        yield Caution("problem", f"No mIoU could be measured on {where}.")
+    if evaluation.absent:
+        text = f"{listing(evaluation.absent)} never occurred in {where}, neither labelled nor predicted"
+        noun = "this class" if len(evaluation.absent) == 1 else "these classes"
+        yield Caution("caution", f"{text}: nothing is known about {noun}, and the mean leaves {noun} out.")
+    weak = [f"{score.name} ({percent(score.IoU)})" for score in evaluation.classes if (score.IoU or WEAK_IOU) < WEAK_IOU]
+    never = [score.name for score in evaluation.classes if score.IoU == 0]
+    if never:
+        yield Caution("caution", f"Never found on {where}: {listing(never)}.")
+    if weak:
+        yield Caution("caution", f"Hardly recognised on {where} (IoU below {WEAK_IOU:.0f} %): {listing(weak)}.")
+    images = evaluation.image_count
+    if images is not None and images < FEW_IMAGES:
+        yield Caution("note", f"The figures on {where} rest on {plural(images, 'image')}; expect them to move on others.")
+
+
+def _export(information: Information) -> Iterator[Caution]:
+    parity, latency = information.parity, information.latency
+    if parity is not None and not parity.passed:
+        why = f" ({parity.problem})" if parity.problem else ""
+        yield Caution(
+            "problem", f"{parity.onnx} does not compute what the trained network computes{why}. Do not deploy this file."
+        )
+    if parity is None and information.evaluations:
+        yield Caution("note", "The network has not been exported and compared yet; segnas export does it.")
+    if latency is not None and latency.unsteady:
+        spread = latency.q3_ms - latency.q1_ms
+        yield Caution(
+            "caution",
+            f"The latency was unsteady (median {three_digits(latency.median_ms)} ms, interquartile range {three_digits(spread)} "
+            "ms): something else ran on the device, or its clock moved. Measure again before relying on it.",
+        )
+
+
+def _search(information: Information) -> Iterator[Caution]:
+    search = information.search
+    yield from _cell(information)
+    if search is None:
+        return
+    yield from (Caution("caution", text) for text in search.warnings)
+    if not search.epochs:
+        return
+    kept = _kept_epoch(information, search)
+    if kept.score_supernet is not None and kept.score_one_hot is not None:
+        gap = kept.score_supernet - kept.score_one_hot
+        if gap > LARGE_GAP:
+            yield Caution(
+                "caution",
+                f"Decoding cost {gap:.1f} points of mIoU (supernet {percent(kept.score_supernet)}, its decoded path alone "
+                f"{percent(kept.score_one_hot)}): the shared weights say little about the network that was kept.",
+            )
+    entropy, largest = search.epochs[-1].entropy_alpha, search.largest_entropy_alpha
+    if entropy is not None and largest is not None and entropy > UNDECIDED * largest:
+        yield Caution(
+            "caution",
+            f"The search ended undecided: the entropy of alpha is {percent(100 * entropy / largest, 0)} of its maximum. "
+            "Longer search or a higher architecture learning rate may decide it.",
+        )
+    if search.last_epoch is not None and kept.epoch != search.last_epoch:
+        yield Caution("note", f"The kept architecture is the one of epoch {kept.epoch}; the search ran to {search.last_epoch}.")
+
+
+def _cell(information: Information) -> Iterator[Caution]:
+    found = information.architecture.hierarchical() if information.architecture else None
+    operations = [operation for block in found.cell for operation in block.operations] if found else []
+    skips = operations.count("skip_connect")
+    if operations and skips >= SKIP_HEAVY * len(operations):
+        yield Caution(
+            "caution",
+            f"The cell is skip-heavy: {skips} of its {len(operations)} operations are skip connections, the usual sign of "
+            "a collapsed search. Raise the weight decay of the architecture, or search for fewer epochs.",
+        )
+
+
+def _kept_epoch(information: Information, search: Search) -> SearchEpoch:
+    by_number = {item.epoch: item for item in search.epochs}
+    provenance = information.architecture.provenance if information.architecture else {}
+    for number in (provenance.get("epoch"), search.best_epoch):
+        if number in by_number:
+            return by_number[number]
+    return search.epochs[-1]
+
+
+def _circumstances(information: Information) -> Iterator[Caution]:
+    if information.retrain is not None and information.retrain.steps and information.retrain.final_loss is None:
+        yield Caution("problem", "The retraining ended without a finite loss.")
+    splits = {evaluation.split for evaluation in information.evaluations}
+    if splits and "test" not in splits:
+        yield Caution("note", "There is no figure on a test split; the split shown may have guided choices made before.")
+    if str(information.environment.get("device", "")).startswith("cpu"):
+        yield Caution("note", "The run used the CPU: its times and its latency are those of a CPU.")
+    if information.data is not None:
+        yield from (Caution("note", text) for text in information.data.notes)

@@ -1,0 +1,337 @@
+"""Get the information: everything a report shows, read from the files of one run directory and nothing else.
+
+Each file has a frozen dataclass here with the keys that the report uses; further keys are ignored. A file that is not there
+leaves its part `None` or empty, a file that does not fit raises UserError with the file's name and the first bad key.
+"""
+
+# ruff: noqa: N815 (fields bear the names of the keys in the files)
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from segnas.config import from_dict
+from segnas.runs.run import Run
+
+T = TypeVar("T")
+Color = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DataClass:
+    """A class of the data set as data.json lists it."""
+
+    name: str
+    color: Color
+
+
+@dataclass(frozen=True)
+class Data:
+    """data.json: what was trained on."""
+
+    name: str
+    classes: tuple[DataClass, ...]
+    splits: dict[str, int]
+    path: str | None = None
+    layout: str | None = None
+    split: str | None = None  # how a set without splits of its own was split
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchEpoch:
+    """One epoch of a search. Entropies in nats (mean per edge, per node), scores in mIoU percent."""
+
+    epoch: int
+    loss_weights: float | None = None
+    loss_architecture: float | None = None
+    entropy_alpha: float | None = None
+    entropy_beta: float | None = None
+    skip_share: float | None = None
+    score_supernet: float | None = None
+    score_one_hot: float | None = None
+    parameters: float | None = None
+    multiply_adds: float | None = None
+    architecture: dict[str, Any] | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """search.json. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of the moves to half
+    the stride, the same stride and twice the stride out of the column before the layer, 0 where there is no such move."""
+
+    system: str
+    epochs: tuple[SearchEpoch, ...] = ()
+    alpha: tuple[tuple[float, ...], ...] = ()
+    operations: tuple[str, ...] = ()
+    edges: tuple[tuple[int, int], ...] = ()
+    beta: tuple[tuple[tuple[float, float, float], ...], ...] = ()
+    best_epoch: int | None = None
+    last_epoch: int | None = None
+    seconds: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def largest_entropy_alpha(self) -> float | None:
+        """The entropy of an edge on which all operations are equally likely, in nats."""
+        return math.log(len(self.operations)) if len(self.operations) > 1 else None
+
+    @property
+    def largest_entropy_beta(self) -> float | None:
+        """The mean entropy of the nodes if all their possible moves were equally likely, in nats."""
+        options = [sum(move > 0 for move in node) for layer in self.beta for node in layer]
+        entropies = [math.log(number) for number in options if number > 0]
+        return (sum(entropies) / len(entropies) or None) if entropies else None
+
+    @property
+    def unchanged_since(self) -> int | None:
+        """The epoch from which on the decoded architecture stayed what it is in the end."""
+        since = None
+        for epoch in reversed(self.epochs):
+            if epoch.architecture is None or epoch.architecture != self.epochs[-1].architecture:
+                break
+            since = epoch.epoch
+        return since
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a cell. Inputs: 0 = H^{l-2}, 1 = H^{l-1}, 2 + i = block i."""
+
+    inputs: tuple[int, int]
+    operations: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class HierarchicalArchitecture:
+    """What of an Auto-DeepLab architecture is drawn. path: one level a layer, 0 .. 3 = stride 4 .. 32."""
+
+    path: tuple[int, ...]
+    cell: tuple[Block, ...]
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FoundArchitecture:
+    """architecture.json: any family's JSON, its identity and where it came from."""
+
+    architecture: dict[str, Any]
+    id: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def hierarchical(self) -> HierarchicalArchitecture | None:
+        """The drawable form, or None for a family without a known drawing."""
+        if self.architecture.get("family") != "auto-deeplab":
+            return None
+        return from_dict(HierarchicalArchitecture, self.architecture, "architecture.json")
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """retrain.json."""
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    seconds: float | None = None
+    final_loss: float | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cost of one part of the network."""
+
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """cost.json; multiply-adds of convolutions and linear layers for one image of `size` (height, width)."""
+
+    parameters: int
+    multiply_adds: int
+    size: tuple[int, int]
+    by_part: dict[str, Part] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Figures of one class in percent; IoU is None for a class in neither label nor prediction."""
+
+    name: str
+    color: Color
+    IoU: float | None = None
+    accuracy: float | None = None
+    pixels: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image and the mIoU of its own confusion matrix, in percent."""
+
+    name: str
+    mIoU: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """evaluation*.json, figures in percent. confusion: pixels, rows are labels and columns predictions."""
+
+    split: str
+    mIoU: float | None
+    classes: tuple[ClassScore, ...]
+    mAcc: float | None = None
+    aAcc: float | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    confusion: tuple[tuple[float, ...], ...] = ()
+    images: tuple[ImageScore, ...] = ()
+    seconds: float | None = None
+
+    @property
+    def image_count(self) -> int | None:
+        """How many images were evaluated, where the file says so."""
+        stated = self.protocol.get("images")
+        return stated if isinstance(stated, int) else len(self.images) or None
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Classes in neither label nor prediction, left out of the means."""
+        return tuple(score.name for score in self.classes if score.IoU is None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of panels/panels.json with the names of its three pictures inside the run."""
+
+    kind: str
+    name: str
+    image: str
+    label: str
+    prediction: str
+    mIoU: float | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """latency.json, in milliseconds."""
+
+    device: str
+    input: tuple[int, ...]  # batch, channels, height, width
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    unsteady: bool = False
+    runtime: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    warmup: int | None = None
+    runs: int | None = None
+    includes: str | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """parity.json: the exported file beside the trained network. `agreement` is a share from 0 to 1; figures are None when
+    the file could not be run."""
+
+    passed: bool
+    images: int
+    largest_logit_difference: float | None = None
+    agreement: float | None = None
+    problem: str | None = None
+    tolerance: float | None = None
+    mIoU_torch: float | None = None
+    mIoU_onnx: float | None = None
+    onnx: str = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Information:
+    """All that is known about a run."""
+
+    name: str
+    finished: str | None  # date and time (UTC) of the last measurement
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    data: Data | None
+    search: Search | None
+    architecture: FoundArchitecture | None
+    retrain: Retrain | None
+    curves: dict[str, tuple[Point, ...]]  # of the retraining: name -> (optimizer step, value)
+    cost: Cost | None
+    evaluations: tuple[Evaluation, ...]  # evaluation.json first
+    panels: tuple[Panel, ...]
+    latency: Latency | None
+    parity: Parity | None
+    timing: dict[str, float]
+    files: dict[str, int]  # model files and their sizes in bytes
+
+    @property
+    def classes(self) -> tuple[DataClass, ...]:
+        """The classes, from data.json or else from the first evaluation."""
+        if self.data is not None:
+            return self.data.classes
+        return tuple(DataClass(score.name, score.color) for score in self.evaluations[0].classes) if self.evaluations else ()
+
+    @property
+    def system(self) -> str | None:
+        """The system that found the architecture, where a run knows it."""
+        if self.search is not None:
+            return self.search.system
+        return self.architecture.provenance.get("system") if self.architecture else None
+
+
+def gather(run: Run) -> Information:
+    """Read a run directory. Raises UserError for a file that is broken or does not fit."""
+    names = sorted(path.name for path in run.path.glob("evaluation*.json"))
+    names.sort(key=lambda name: name != "evaluation.json")
+    panels = run.read_json("panels/panels.json") if run.has("panels/panels.json") else []
+    return Information(
+        name=run.path.resolve().name,
+        finished=_finished(run),
+        config=run.config(),
+        environment=_plain(run, "environment.json"),
+        data=_read(run, Data, "data.json"),
+        search=_read(run, Search, "search.json"),
+        architecture=_read(run, FoundArchitecture, "architecture.json"),
+        retrain=_read(run, Retrain, "retrain.json"),
+        curves=_curves(run, "retrain"),
+        cost=_read(run, Cost, "cost.json"),
+        evaluations=tuple(from_dict(Evaluation, run.read_json(name), name) for name in names),
+        panels=tuple(from_dict(Panel, panel, "panels/panels.json") for panel in panels),
+        latency=_read(run, Latency, "latency.json"),
+        parity=_read(run, Parity, "parity.json"),
+        timing=_plain(run, "timing.json"),
+        files={name: (run.path / name).stat().st_size for name in ("model.onnx", "model.safetensors") if run.has(name)},
+    )
+
+
+def _read(run: Run, cls: type[T], name: str) -> T | None:
+    return from_dict(cls, run.read_json(name), name) if run.has(name) else None
+
+
+def _plain(run: Run, name: str) -> dict[str, Any]:
+    return dict(run.read_json(name)) if run.has(name) else {}
+
+
+def _curves(run: Run, stage: str) -> dict[str, tuple[Point, ...]]:
+    curves: dict[str, list[Point]] = {}
+    for row in run.metrics(stage):
+        if row["value"] is not None:
+            curves.setdefault(row["name"], []).append((float(row["step"]), float(row["value"])))
+    return {name: tuple(points) for name, points in curves.items()}
+
+
+def _finished(run: Run) -> str | None:
+    rows = run.metrics()
+    if not rows:
+        return None
+    moment = datetime.datetime.fromtimestamp(rows[-1]["seconds"], datetime.UTC)
+    return moment.strftime("%d %B %Y, %H:%M UTC").lstrip("0")

@@ -1,0 +1,44 @@
+"""Published networks to compare with: what their papers print, and the same networks counted as this run's was."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from segnas import zoo
+from segnas.costs.counts import count
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network of the zoo. `printed_*`: the paper's figures, in its own convention, for an image of `printed_size`."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    printed_parameters: float
+    printed_multiply_adds: float
+    printed_size: tuple[int, int]
+
+
+@functools.cache
+def published_networks(size: tuple[int, int], num_classes: int) -> tuple[Published, ...]:
+    """The zoo's networks whose papers print their cost, counted for an image of `size` (height, width); smallest first."""
+    found = []
+    for name in zoo.names():
+        entry = zoo.load(name)
+        if not {"parameters_m", "multiply_adds_g", "size"} <= entry.paper.keys():
+            continue
+        ours = count(entry.architecture, size, num_classes)
+        height, width = entry.paper["size"]
+        found.append(
+            Published(
+                name=str(entry.paper.get("network", name)),
+                parameters=ours.parameters,
+                multiply_adds=ours.multiply_adds,
+                printed_parameters=1e6 * entry.paper["parameters_m"],
+                printed_multiply_adds=1e9 * entry.paper["multiply_adds_g"],
+                printed_size=(height, width),
+            )
+        )
+    return tuple(sorted(found, key=lambda network: network.parameters))

@@ -1,0 +1,290 @@
+"""The sections of the report, each from the information of a run; a section whose part is missing is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from segnas.config import save_yaml
+from segnas.report import drawings, tables
+from segnas.report.cautions import Caution
+from segnas.report.information import Evaluation, Information
+from segnas.report.markup import Markup, count, file_size, join, percent, plural, tag, three_digits
+from segnas.report.pictures import PanelPictures
+from segnas.report.plots import histogram
+from segnas.report.published import Published
+
+KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of the table of contents and what stands under it."""
+
+    id: str
+    title: str
+    body: Markup
+
+
+def figures(parts: Sequence[Markup]) -> Markup:
+    """Small figures side by side, as many as fit."""
+    return tag("div", *parts, class_="figures") if any(parts) else Markup("")
+
+
+def paragraph(text: str, class_: str | None = None) -> Markup:
+    """One paragraph, or nothing for an empty text."""
+    return tag("p", text, class_=class_) if text else Markup("")
+
+
+# Summary --------------------------------------------------------------------------------------------------------------
+
+
+def summary(information: Information, warnings: Sequence[Caution]) -> Section:
+    """The figures a decision needs, in tiles, and everything that speaks against relying on them."""
+    listed = [tag("li", tag("b", item.level), " ", item.text, class_=item.level) for item in warnings]
+    known = join([tag("h3", "What to know first"), tag("ul", *listed, class_="cautions")]) if listed else Markup("")
+    return Section("summary", "Summary", join([tag("div", *_tiles(information), class_="tiles"), known]))
+
+
+def _tiles(information: Information) -> list[Markup]:
+    tiles = []
+    for evaluation in information.evaluations:
+        images = evaluation.image_count
+        below = f"{evaluation.split}, {plural(images, 'image')}" if images else evaluation.split
+        tiles.append(_tile("mIoU", percent(evaluation.mIoU), below, main=True))
+    if information.cost is not None:
+        cost = information.cost
+        tiles.append(_tile("parameters", count(cost.parameters), f"{cost.parameters:,} deployed"))
+        tiles.append(_tile("multiply-adds", count(cost.multiply_adds), f"at {cost.size[0]} × {cost.size[1]}"))
+    if information.latency is not None:
+        latency = information.latency
+        on = f"{latency.device}, {' × '.join(map(str, latency.input[-2:]))}"
+        tiles.append(_tile("latency", f"{three_digits(latency.median_ms)} ms", on))
+    for name, size in list(information.files.items())[:1]:
+        parity = information.parity
+        checked = "not compared with the trained network"
+        if name.endswith(".safetensors"):
+            checked = "weights, not exported yet"
+        elif parity is not None:
+            checked = "same answers as trained" if parity.passed else "differs from the trained network"
+        tiles.append(_tile("model file", file_size(size), f"{name}, {checked}"))
+    return tiles
+
+
+def _tile(name: str, value: str, below: str, main: bool = False) -> Markup:
+    number, _, unit = value.partition(" ")
+    shown = tag("span", number, tag("small", f" {unit}") if unit else "", class_="value")
+    return tag("div", tag("span", name, class_="name"), shown, tag("span", below, class_="below"),
+               class_="tile main" if main else "tile")  # fmt: skip
+
+
+# Accuracy and panels --------------------------------------------------------------------------------------------------
+
+
+def accuracy(information: Information) -> Section | None:
+    """IoU per class, spread over the images, confusions; one part for each evaluated split."""
+    if not information.evaluations:
+        return None
+    several = len(information.evaluations) > 1
+    return Section("accuracy", "Accuracy", join(_evaluation(item, several) for item in information.evaluations))
+
+
+def _evaluation(evaluation: Evaluation, several: bool) -> Markup:
+    means = ", ".join(
+        f"{name} {percent(value)}"
+        for name, value in (("mIoU", evaluation.mIoU), ("mAcc", evaluation.mAcc), ("aAcc", evaluation.aAcc))
+        if value is not None
+    )
+    parts = [tag("h3", f"On {evaluation.split}")] if several else []
+    parts += [paragraph(f"{means}, from one confusion matrix over all pixels of {evaluation.split}."),
+              tables.class_bars(evaluation)]  # fmt: skip
+    scores = [image.mIoU for image in evaluation.images if image.mIoU is not None]
+    matrix = tables.confusion(evaluation)
+    beside = []
+    if len(scores) > 1:
+        beside.append(histogram("From image to image", scores))
+    if matrix is not None:
+        mistakes = tables.largest_confusions(matrix)
+        if mistakes:
+            listed = tag("ol", *(tag("li", text) for text in mistakes))
+            beside.append(tag("div", tag("h4", "What is taken for what"), listed, class_="plot"))
+    parts.append(figures(beside))
+    if matrix is not None:
+        parts.append(tables.confusion_table(matrix))
+    return join(parts)
+
+
+def panels(information: Information, pictures: Sequence[PanelPictures]) -> Section | None:
+    """Image, label and prediction side by side, best, typical and worst."""
+    if not pictures:
+        return None
+    parts = [_legend(information)]
+    for kind, members in groupby(pictures, key=lambda item: item.panel.kind):
+        parts.append(tag("h3", KINDS.get(kind, kind)))
+        parts += [_panel(item) for item in members]
+    return Section("pictures", "Pictures", join(parts))
+
+
+def _legend(information: Information) -> Markup:
+    return tag("ul", *(tag("li", tables.swatch(item.color), item.name) for item in information.classes), class_="legend")
+
+
+def _panel(item: PanelPictures) -> Markup:
+    panel = item.panel
+    shown = [
+        tag("figure", tag("img", src=source, alt=f"{what} of {panel.name}"), tag("figcaption", what))
+        for what, source in (("image", item.image), ("label", item.label), ("prediction", item.prediction))
+    ]
+    score = f", mIoU {percent(panel.mIoU)}" if panel.mIoU is not None else ""
+    return tag("div", tag("p", tag("b", panel.name), score), tag("div", *shown, class_="three"), class_="panel")
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+def network(information: Information) -> Section | None:
+    """The path and the cell as drawings, or the JSON of a family that has none."""
+    found = information.architecture
+    if found is None:
+        return None
+    drawn = found.hierarchical()
+    origin = _origin(information)
+    text = _json(found.architecture)
+    if drawn is None:
+        family = str(found.architecture.get("family", "unknown"))
+        why = f"There is no drawing for the family {family}; this is the architecture itself."
+        return Section("network", "The network", join([paragraph(origin), paragraph(why), tag("pre", text)]))
+    search = information.search
+    parts = [
+        paragraph(origin),
+        tag("h3", "The path through the resolutions"),
+        tables.scrolling(drawings.trellis(drawn.path, search.beta if search else ()), "path through the resolutions"),
+        paragraph(drawings.trellis_caption(drawn, search), "note"),
+        tag("h3", "The cell"),
+        tables.scrolling(drawings.cell(drawn.cell), "the cell"),
+        paragraph(
+            "The same cell stands at every layer. Each block adds the results of two operations; H(l−1) and H(l−2) are the "
+            "outputs of the two layers before, brought to the layer's resolution.",
+            "note",
+        ),
+        tag("details", tag("summary", "The architecture as JSON"), tag("pre", text)),
+    ]
+    return Section("network", "The network", join(parts))
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    """JSON with a line for each key, and for each item of a list of objects."""
+    lines = []
+    for key, value in values.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
+            text = f"[\n{items}\n  ]"
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _origin(information: Information) -> str:
+    found = information.architecture
+    assert found is not None
+    words = [f"Architecture {found.id}" if found.id else "The architecture"]
+    if found.provenance.get("system"):
+        words.append(f"found by {found.provenance['system']}")
+    if found.provenance.get("epoch") is not None:
+        words.append(f"at epoch {found.provenance['epoch']} of the search")
+    if information.search is None:
+        words.append("given to this run, which did not search itself")
+    return f"{', '.join(words)}."
+
+
+# Cost -----------------------------------------------------------------------------------------------------------------
+
+
+def cost(information: Information, published: Sequence[Published]) -> Section | None:
+    """Parameters and multiply-adds by part and beside the published networks, latency and the exported file."""
+    parts: list[Markup] = []
+    if information.cost is not None:
+        if information.cost.by_part:
+            parts.append(tables.parts_table(information.cost))
+        if published:
+            parts.append(tables.comparison_table(information.cost, published))
+            parts.append(paragraph(
+                "All are counted alike, for this run's image size and classes: multiply-adds of convolutions and linear layers. "
+                "The printed figures are the papers', for other images and in their own way of counting.", "note"))  # fmt: skip
+    parts += [*_latency(information), *_parity(information)]
+    return Section("cost", "Cost and deployment", join(parts)) if parts else None
+
+
+def _latency(information: Information) -> list[Markup]:
+    latency = information.latency
+    if latency is None:
+        return []
+    unsteady = " (unsteady)" if latency.unsteady else ""
+    middle = f"{three_digits(latency.q1_ms)} to {three_digits(latency.q3_ms)} ms{unsteady}"
+    rate = f"{three_digits(1000 * latency.input[0] / latency.median_ms)} images a second" if latency.median_ms else "–"
+    pairs = [
+        ("median", f"{three_digits(latency.median_ms)} ms, {rate}"),
+        ("middle half of the runs", middle),
+        ("device", latency.device),
+        ("input", " × ".join(map(str, latency.input))),
+    ]
+    optional = {
+        "runtime": latency.runtime, "threads": latency.threads, "precision": latency.precision, "warm-up runs": latency.warmup,
+        "measured runs": latency.runs, "includes": latency.includes,
+    }  # fmt: skip
+    pairs += [(name, str(value)) for name, value in optional.items() if value is not None]
+    return [tag("h3", "Latency"), tables.facts(pairs)]
+
+
+def _parity(information: Information) -> list[Markup]:
+    parity = information.parity
+    if parity is None:
+        return []
+    size = information.files.get(parity.onnx)
+    pairs = [
+        ("file", f"{parity.onnx}, {file_size(size)}" if size else parity.onnx),
+        ("check", f"{'passed' if parity.passed else 'FAILED'} on {plural(parity.images, 'real image')}"),
+    ]
+    if parity.largest_logit_difference is not None:
+        pairs.append(("largest difference of logits", f"{parity.largest_logit_difference:.3g}"))
+    if parity.tolerance is not None:
+        pairs.append(("allowed difference", f"{parity.tolerance:.3g}"))
+    if parity.agreement is not None:
+        pairs.append(("pixels with the same class", percent(100 * parity.agreement, 3)))
+    if parity.mIoU_torch is not None and parity.mIoU_onnx is not None:
+        pairs.append(("mIoU trained / exported", f"{percent(parity.mIoU_torch, 2)} / {percent(parity.mIoU_onnx, 2)}"))
+    return [tag("h3", "The exported file beside the trained network"), tables.facts(pairs)]
+
+
+# Protocol and repetition ----------------------------------------------------------------------------------------------
+
+
+def protocol(information: Information) -> Section:
+    """How the figures were measured, on what data, and how to get them again."""
+    parts = []
+    for evaluation in information.evaluations:
+        text = str(evaluation.protocol.get("text", ""))
+        settings = [(key.replace("_", " "), value) for key, value in tables.flat(evaluation.protocol) if key != "text"]
+        parts += [tag("h3", f"How {evaluation.split} was measured"), paragraph(text), tables.facts(settings)]
+    if information.data is not None:
+        data = information.data
+        splits = ", ".join(f"{name} {number:,}" for name, number in data.splits.items())
+        known = {"name": data.name, "folder": data.path, "layout": data.layout, "split": data.split, "images": splits}
+        pairs = [(name, value) for name, value in known.items() if value]
+        pairs.append(("classes", ", ".join(item.name for item in data.classes)))
+        parts += [tag("h3", "Data"), tables.facts(pairs)]
+    if information.timing:
+        parts += [tag("h3", "Time"), tables.timing_table(information.timing)]
+    parts.append(tag("h3", "Again"))
+    environment = dict(information.environment)
+    command = environment.pop("command", None)
+    if command:
+        parts += [paragraph("The command, at the git revision and with the packages listed below:"), tag("pre", str(command))]
+    parts.append(tag("details", tag("summary", "The configuration, resolved"), tag("pre", save_yaml(information.config))))
+    if environment:
+        listed = tables.facts(tables.flat(environment))
+        parts.append(tag("details", tag("summary", "The environment"), listed))
+    return Section("repeat", "Protocol and repetition", join(parts))

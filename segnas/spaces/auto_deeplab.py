@@ -1,0 +1,170 @@
+"""The search space of Auto-DeepLab: a path through resolutions and a cell (Liu et al., CVPR 2019, arXiv 1901.02985).
+
+A network is L cells in a row. Each runs at stride 4, 8, 16 or 32 (level 0 to 3), at most one level away from the cell
+before it; the stem ends at stride 4. All cells are the same small graph of B blocks, each the sum of two operations on
+earlier states. With L = 12, B = 5 and 8 operations: 75,025 paths times 556,627,761,561,600 cells (`none` and equal inputs
+are legal here; only the decoding of a supernet avoids them). The paper's 2.9e4 paths count 11 moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from segnas.spaces.architecture import families
+from segnas.spaces.choice import Choose
+
+LEVELS = 4  # output strides 4, 8, 16, 32
+OPERATIONS = (  # the order of the columns of alpha
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "atrous_conv_3x3",
+    "atrous_conv_5x5",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the cell: `operations[0](state inputs[0]) + operations[1](state inputs[1])`.
+
+    inputs: state numbers; 0 is H^{l-2}, 1 is H^{l-1}, 2 + i is the output of block i.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    inputs: tuple[int, int]
+    operations: tuple[str, str]
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            if operation not in OPERATIONS:
+                raise ValueError(f"unknown operation '{operation}'; allowed: {', '.join(OPERATIONS)}")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The widths that are not searched; the defaults are the paper's (filters 20, 32, 48 for S, M, L).
+
+    filters: channels of one block at stride 4; doubled at each level below.
+    stem: channels of the stem's three convolutions.
+    aspp_width, aspp_rates: channels of each ASPP branch and dilation of its 3x3 branches. The rates are stated for an
+        encoder of stride 8 and scaled by 8 / stride of the last cell (at least 1).
+    low_level_width, decoder_width: channels of the decoder's 1x1 projection of low-level features and of its 3x3 convolutions.
+    dropout: rate after the ASPP's projection.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    filters: int = 20
+    stem: tuple[int, int, int] = (64, 64, 128)
+    aspp_width: int = 256
+    aspp_rates: tuple[int, ...] = (12, 24, 36)
+    low_level_width: int = 48
+    decoder_width: int = 256
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        widths = {
+            "filters": self.filters,
+            "aspp_width": self.aspp_width,
+            "low_level_width": self.low_level_width,
+            "decoder_width": self.decoder_width,
+        }
+        widths |= {f"stem.{i}": width for i, width in enumerate(self.stem)}
+        widths |= {f"aspp_rates.{i}": rate for i, rate in enumerate(self.aspp_rates)}
+        for name, value in widths.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
+
+
+@families.register("auto-deeplab")
+@dataclass(frozen=True)
+class AutoDeepLab:
+    """One network of the space.
+
+    path: the level of each cell; 0, 1, 2, 3 are output strides 4, 8, 16, 32. The stem stands before it at level 0.
+    cell: the blocks of every cell, in order; the cell's output is the concatenation of all of them.
+    network: the widths, which are not searched.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    path: tuple[int, ...]
+    cell: tuple[Block, ...]
+    network: NetworkOptions
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty; it needs the level of at least one cell")
+        if not self.cell:
+            raise ValueError("cell is empty; it needs at least one block")
+        level = 0
+        for place, following in enumerate(self.path):
+            if following not in moves(level):
+                allowed = ", ".join(map(str, moves(level)))
+                raise ValueError(f"path.{place} is {following}, but level {level} is followed by one of {allowed}")
+            level = following
+        for number, block in enumerate(self.cell):
+            for place, state in enumerate(block.inputs):
+                if not 0 <= state < number + 2:
+                    raise ValueError(f"cell.{number}.inputs.{place} is {state}, but block {number} has states 0 to {number + 1}")
+
+
+@dataclass(frozen=True)
+class AutoDeepLabSpace:
+    """All paths of `layers` cells times all cells of `blocks` blocks over `operations`, with fixed `network` options."""
+
+    layers: int = 12
+    blocks: int = 5
+    operations: tuple[str, ...] = OPERATIONS
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+
+    def architecture(self, choose: Choose) -> AutoDeepLab:
+        """The architecture of one series of choices: first the path, then the cell."""
+        path: list[int] = []
+        level = 0
+        for layer in range(self.layers):
+            level = choose(f"path.{layer}", moves(level))
+            path.append(level)
+        cell = tuple(self._block(choose, number) for number in range(self.blocks))
+        return AutoDeepLab(tuple(path), cell, self.network)
+
+    def _block(self, choose: Choose, number: int) -> Block:
+        states = range(number + 2)
+        name = f"cell.{number}"
+        first = choose(f"{name}.inputs.0", states, node=True), choose(f"{name}.operations.0", self.operations)
+        second = choose(f"{name}.inputs.1", states, node=True), choose(f"{name}.operations.1", self.operations)
+        return Block(inputs=(first[0], second[0]), operations=(first[1], second[1]))
+
+
+def moves(level: int) -> tuple[int, ...]:
+    """The levels that a cell after one at `level` may have: one finer, the same, one coarser, within 0 to 3."""
+    return tuple(range(max(0, level - 1), min(LEVELS - 1, level + 1) + 1))
+
+
+def edge_offset(block: int) -> int:
+    """The number of the first edge into `block`; the edge from state s into it is `edge_offset(block) + s`."""
+    return sum(earlier + 2 for earlier in range(block))
+
+
+def edges(blocks: int) -> tuple[tuple[int, int], ...]:
+    """(block, state) of every edge of the full cell, in the order of the rows of alpha (DARTS order; 20 for 5 blocks)."""
+    return tuple((block, state) for block in range(blocks) for state in range(block + 2))
+
+
+def level_sizes(size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Height and width at each level, for a map of `size` at stride 4: by successive ceil(n / 2)."""
+    sizes = [(size[0], size[1])]
+    for _ in range(1, LEVELS):
+        height, width = sizes[-1]
+        sizes.append((-(-height // 2), -(-width // 2)))
+    return tuple(sizes)

@@ -1,0 +1,316 @@
+"""A search space is a program that asks for choices; sampling, encoding, mutation, counting are written here, once.
+
+    class Space:
+        def architecture(self, choose: Choose) -> Architecture:
+            return Network(depth=choose("depth", (1, 2, 3)), ...)
+
+The name of a choice is the path at which the chosen option stands in the architecture's JSON (`cell.0.inputs.1`), and every
+name is asked for once. Later option lists may depend on earlier choices. Whoever answers decides what happens: a random
+generator samples, a table of indices rebuilds, a parent with one change mutates, a controller draws from its LSTM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from segnas.errors import UserError
+from segnas.spaces.architecture import Architecture, to_json
+
+T = TypeVar("T")
+
+BASES = 8  # random architectures at which `size` looks for choices that depend on each other
+
+
+class NotInSpace(UserError):
+    """An architecture, or a table of indices, that no series of choices of the space gives."""
+
+
+class Choose(Protocol):
+    """Answers a space's questions."""
+
+    def __call__(self, name: str, options: Sequence[T], node: bool = False) -> T:
+        """One of `options`; `node` hints that they are earlier nodes of a graph, for controllers that attend to nodes."""
+        ...
+
+
+class Space(Protocol):
+    """A set of architectures."""
+
+    def architecture(self, choose: Choose) -> Architecture:
+        """The architecture that the answers of `choose` give; the same answers always give the same architecture."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One question and its answer: `options[index]`."""
+
+    name: str
+    options: tuple[Any, ...]
+    index: int
+    node: bool = False
+
+    @property
+    def option(self) -> Any:
+        return self.options[self.index]
+
+
+Answer = Callable[[str, tuple[Any, ...]], int]  # (name, options) -> index of the chosen option
+
+
+def replay(space: Space, answer: Answer) -> tuple[Architecture, tuple[Choice, ...]]:
+    """The architecture that `answer` gives and all the choices made, in order."""
+    choices: dict[str, Choice] = {}
+
+    def choose(name: str, options: Sequence[T], node: bool = False) -> T:
+        if name in choices:
+            raise ValueError(f"the choice '{name}' is asked for twice")
+        if not options:
+            raise ValueError(f"the choice '{name}' has no options")
+        listed = tuple(options)
+        choices[name] = Choice(name, listed, answer(name, listed), node)
+        option: T = listed[choices[name].index]
+        return option
+
+    return space.architecture(choose), tuple(choices.values())
+
+
+def sample(space: Space, generator: np.random.Generator) -> Architecture:
+    """A random architecture: every choice is uniform over its options, given the choices before it."""
+    return replay(space, lambda name, options: int(generator.integers(len(options))))[0]
+
+
+def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
+    """The choices that give `architecture`, in order; raises NotInSpace when none do."""
+    values = to_json(architecture)
+
+    def look_up(name: str, options: tuple[Any, ...]) -> int:
+        value = _value_at(values, name)
+        for index, option in enumerate(options):
+            if _as_json(option) == json.dumps(value):
+                return index
+        allowed = ", ".join(_as_json(option) for option in options)
+        raise NotInSpace(f"the architecture is not in this space: {name} is {json.dumps(value)}; allowed: {allowed}")
+
+    rebuilt, choices = replay(space, look_up)
+    if rebuilt != architecture:
+        place = _first_difference(values, to_json(rebuilt))
+        raise NotInSpace(f"the architecture is not in this space: it differs at {place}, which the space fixes")
+    return choices
+
+
+def encode(space: Space, architecture: Architecture) -> dict[str, int]:
+    """Name of each choice -> index of its option, in the order of asking; raises NotInSpace for an architecture outside."""
+    return {choice.name: choice.index for choice in choices_of(space, architecture)}
+
+
+def from_indices(space: Space, indices: Mapping[str, int]) -> Architecture:
+    """The inverse of `encode`; raises NotInSpace for a missing or surplus name and an index out of range."""
+
+    def look_up(name: str, options: tuple[Any, ...]) -> int:
+        if name not in indices:
+            raise NotInSpace(f"the choice '{name}' has no index")
+        if not 0 <= indices[name] < len(options):
+            raise NotInSpace(f"the choice '{name}' has index {indices[name]}; allowed: 0 to {len(options) - 1}")
+        return indices[name]
+
+    architecture, choices = replay(space, look_up)
+    surplus = set(indices) - {choice.name for choice in choices}
+    if surplus:
+        raise NotInSpace(f"the space has no choice '{min(surplus)}' here")
+    return architecture
+
+
+def mutate(space: Space, architecture: Architecture, generator: np.random.Generator) -> Architecture:
+    """`architecture` with one choice changed to another of its options, both drawn uniformly.
+
+    The other choices keep their options; where a later list no longer holds the old one, it is drawn anew. Raises NotInSpace
+    for an architecture outside, ValueError when the space has nothing to change.
+    """
+    choices = choices_of(space, architecture)
+    free = [choice for choice in choices if len(choice.options) > 1]
+    if not free:
+        raise ValueError("the space has one architecture: there is nothing to mutate")
+    target = free[int(generator.integers(len(free)))]
+    others = [index for index in range(len(target.options)) if index != target.index]
+    changed = others[int(generator.integers(len(others)))]
+    return _replay_changed(space, choices, target.name, changed, generator)[0]
+
+
+def crossover(space: Space, first: Architecture, second: Architecture, generator: np.random.Generator) -> Architecture:
+    """A child that takes each choice from either parent with equal chance.
+
+    Where the list no longer holds that parent's option it takes the other parent's, and where it holds neither a random one.
+    """
+    parents = [{choice.name: choice.option for choice in choices_of(space, parent)} for parent in (first, second)]
+
+    def inherit(name: str, options: tuple[Any, ...]) -> int:
+        turn = int(generator.integers(2))
+        for parent in (parents[turn], parents[1 - turn]):
+            if name in parent and parent[name] in options:
+                return options.index(parent[name])
+        return int(generator.integers(len(options)))
+
+    return replay(space, inherit)[0]
+
+
+def enumerate_space(space: Space) -> Iterator[Architecture]:
+    """Every architecture of the space, lazily; the last choice varies fastest. Options that repeat give repetitions."""
+    leading: list[int] | None = []
+    while leading is not None:
+        architecture, choices = replay(space, _following(leading))
+        yield architecture
+        leading = _advance([(choice.index, len(choice.options)) for choice in choices])
+
+
+def size(space: Space) -> int:
+    """The exact number of series of choices that the space admits.
+
+    Where the number of options never depends on other choices it is the product of these numbers; choices that do depend on
+    each other (Auto-DeepLab's path) are enumerated, group by group. Dependences are found by trial: from several random
+    architectures every choice is set to each of its options in turn. One that shows in none of these trials is missed.
+    """
+    generator = np.random.default_rng(0)
+    bases = [replay(space, lambda name, options: int(generator.integers(len(options))))[1] for _ in range(BASES)]
+    dependences = _Dependences()
+    for base in bases:
+        for choice in base:
+            dependences.add(choice.name)
+            for index in range(len(choice.options)):
+                if index != choice.index:
+                    dependences.compare(choice.name, base, _replay_changed(space, base, choice.name, index, generator)[1])
+    counts = {choice.name: len(choice.options) for base in bases for choice in base}
+    total = 1
+    for group in dependences.groups():
+        if group & dependences.varying:
+            total *= _count_group(space, bases[0], group)
+        else:
+            total *= prod(counts[name] for name in group)
+    return total
+
+
+class _Dependences:
+    """Which choices hang together: two do when changing one changes the options (or the existence) of the other."""
+
+    def __init__(self) -> None:
+        self.group_of: dict[str, set[str]] = {}
+        self.varying: set[str] = set()  # choices whose number of options was seen to change
+
+    def add(self, name: str) -> None:
+        self.group_of.setdefault(name, {name})
+
+    def compare(self, changed: str, before: Sequence[Choice], after: Sequence[Choice]) -> None:
+        """Note what the change of the choice `changed` did to all others."""
+        options = [{choice.name: choice.options for choice in choices} for choices in (before, after)]
+        for name in options[0].keys() | options[1].keys():
+            first, second = (listed.get(name, ()) for listed in options)
+            if name != changed and first != second:
+                self.add(name)
+                self._join(changed, name)
+                if len(first) != len(second):
+                    self.varying.add(name)
+
+    def groups(self) -> list[set[str]]:
+        return list({id(group): group for group in self.group_of.values()}.values())
+
+    def _join(self, first: str, second: str) -> None:
+        joint = self.group_of[first] | self.group_of[second]
+        for name in joint:
+            self.group_of[name] = joint
+
+
+class _AllAsked(Exception):
+    """Every choice of a group was asked for: what the space does next cannot change their number."""
+
+
+def _count_group(space: Space, base: Sequence[Choice], group: set[str]) -> int:
+    """The number of series of choices within `group`; all other choices stay as in `base`."""
+    kept = {choice.name: choice.option for choice in base}
+    total = 0
+    leading: list[int] | None = []
+    while leading is not None:
+        position = iter(leading)
+        asked: list[tuple[int, int]] = []
+
+        def choose(name: str, options: Sequence[T], node: bool = False, position: Any = position, asked: Any = asked) -> T:
+            if name not in group:
+                return kept[name] if name in kept and kept[name] in options else options[0]
+            asked.append((next(position, 0), len(options)))
+            if len(asked) == len(group):
+                raise _AllAsked
+            return options[asked[-1][0]]
+
+        try:
+            space.architecture(choose)
+            total += 1
+        except _AllAsked:
+            total += asked.pop()[1]  # the last choice need not be enumerated: each of its options ends a series
+        leading = _advance(asked)
+    return total
+
+
+def _replay_changed(
+    space: Space, choices: Sequence[Choice], name: str, index: int, generator: np.random.Generator
+) -> tuple[Architecture, tuple[Choice, ...]]:
+    """`choices` again with option `index` for `name`; an old option that is no longer on offer is drawn anew."""
+    kept = {choice.name: choice.option for choice in choices}
+
+    def keep(asked: str, options: tuple[Any, ...]) -> int:
+        if asked == name:
+            return index
+        if asked in kept and kept[asked] in options:
+            return options.index(kept[asked])
+        return int(generator.integers(len(options)))
+
+    return replay(space, keep)
+
+
+def _following(leading: Sequence[int]) -> Answer:
+    """Answers with these indices, one after the other, then with 0."""
+    position = iter(leading)
+    return lambda name, options: next(position, 0)
+
+
+def _advance(places: Sequence[tuple[int, int]]) -> list[int] | None:
+    """The next indices in order, given (index, number of options) of each place; None after the last. May be shorter."""
+    for place in reversed(range(len(places))):
+        index, count = places[place]
+        if index + 1 < count:
+            return [earlier for earlier, _ in places[:place]] + [index + 1]
+    return None
+
+
+def _as_json(option: Any) -> str:
+    return json.dumps(option, default=dataclasses.asdict)
+
+
+def _value_at(values: Any, name: str) -> Any:
+    """The value at a dotted path in nested dicts and lists; raises NotInSpace when there is none."""
+    for part in name.split("."):
+        try:
+            values = values[int(part)] if isinstance(values, list) else values[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise NotInSpace(f"the architecture is not in this space: it has no {name}") from None
+    return values
+
+
+def _first_difference(first: Any, second: Any) -> str:
+    """The dotted path of the first leaf in which two JSON values differ."""
+    leaves = [dict(_leaves(values)) for values in (first, second)]
+    return next(path for path in [*leaves[0], *leaves[1]] if leaves[0].get(path) != leaves[1].get(path))
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if items is None:
+        yield path, values
+        return
+    for key, value in items:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))

@@ -1,0 +1,103 @@
+"""What a system is: a name, a paper, a configuration with presets, and one function that searches.
+
+    @systems.register("my-system")            (in segnas/systems/my_system.py, or in any file given on the command line)
+    System(name=..., paper=..., config=MyConfig, presets={"quick": quick}, search=search)
+
+Everything after the search (retrain, evaluate, export, report) needs the architecture alone and knows no system.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segnas.data.base import Dataset
+from segnas.data.transforms import Normalization
+from segnas.errors import Registry, UserError
+from segnas.runs.run import Run
+from segnas.spaces.architecture import Architecture
+from segnas.systems.settings import RunConfig
+from segnas.training.device import Device
+from segnas.training.preflight import Measurement
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a search works on. config: the system's own configuration, a subclass of RunConfig."""
+
+    config: Any
+    dataset: Dataset
+    normalization: Normalization
+    run: Run
+    device: Device
+
+
+@dataclass(frozen=True)
+class System:
+    """One published architecture-search system.
+
+    search: Job -> the architecture found; writes search.json and checkpoints of its own into the run directory, and goes
+    on from them when they are there. preflight: Job -> measured cost of the search (None: the system cannot tell).
+    typical: configuration -> an architecture of the kind that will be retrained, for estimates of its time and memory.
+    """
+
+    name: str
+    paper: str
+    state: str  # "exact", "re-creation", ...: how near to the paper, in a word or two
+    config: type[RunConfig]
+    presets: Mapping[str, Callable[[], Any]]
+    search: Callable[[Job], Architecture]
+    preflight: Callable[[Job], Measurement] | None = None
+    typical: Callable[[Any], Architecture] | None = None
+
+
+systems: Registry[System] = Registry("system")
+
+
+def load_system(name: str) -> System:
+    """The system of that name, or the one in a Python file (`my_system.py`); UserError names the nearest."""
+    _import_all()
+    if not name.endswith(".py"):
+        return systems[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"there is no file {name}; a system is a name ({', '.join(systems)}) or a Python file")
+    module_name = f"segnas_system_{path.stem}"
+    if module_name not in sys.modules:
+        specification = importlib.util.spec_from_file_location(module_name, path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[module_name] = module
+        specification.loader.exec_module(module)
+    found = [value for value in vars(sys.modules[module_name]).values() if isinstance(value, System)]
+    if len(found) != 1:
+        raise UserError(f"{name} must hold exactly one System, found {len(found)}; docs/adding_a_system.md shows how")
+    return found[0]
+
+
+def all_systems() -> list[System]:
+    """All systems by name."""
+    _import_all()
+    return [systems[name] for name in systems]
+
+
+def preset(system: System, name: str) -> Any:
+    """The configuration of a preset; UserError names the nearest."""
+    presets: Registry[Callable[[], Any]] = Registry(f"preset of {system.name}")
+    for key, make in system.presets.items():
+        presets.register(key)(make)
+    return presets[name]()
+
+
+def _import_all() -> None:
+    import segnas.systems as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segnas.systems.{module.name}")

@@ -1,0 +1,77 @@
+"""The configuration that every run has, whichever system found its architecture, and its presets.
+
+`segnas retrain ARCHITECTURE` uses one of these presets as it is; a system's preset adds its search to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segnas.config import configuration
+from segnas.data.transforms import DataConfig
+from segnas.errors import Registry
+from segnas.training.device import DeviceConfig
+from segnas.training.evaluate import EvaluationConfig
+from segnas.training.retrain import RetrainConfig
+
+
+@configuration
+class ExportConfig:
+    """size: (height, width) of the exported network's input; None: the size at which it sees the evaluated images."""
+
+    size: tuple[int, int] | None = None
+
+
+@configuration
+class RunConfig:
+    """What every run has; systems add their own parts in subclasses."""
+
+    seed: int = 0
+    data: DataConfig
+    device: DeviceConfig = DeviceConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
+
+
+run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")
+
+
+def run_preset(name: str) -> RunConfig:
+    """The configuration of a preset; UserError names the nearest."""
+    return run_presets[name]()
+
+
+@run_presets.register("quick")
+def quick() -> RunConfig:
+    """The demo: images of about 100 pixels, minutes on two cores."""
+    return RunConfig(
+        data=DataConfig(crop=(96, 128), scale=(0.75, 1.5), brightness=0.1, contrast=0.1, saturation=0.1),
+        device=DeviceConfig(channels_last=True),
+        retrain=RetrainConfig(epochs=30, batch_size=8, learning_rate=0.1, warmup_steps=20, clip_norm=5.0),
+    )
+
+
+@run_presets.register("small")
+def small() -> RunConfig:
+    """Sets of the size of CamVid (hundreds of images), on one GPU or a patient CPU."""
+    return RunConfig(
+        data=DataConfig(crop=(321, 321), brightness=0.2, contrast=0.2, saturation=0.2),
+        retrain=RetrainConfig(epochs=300, batch_size=8, learning_rate=0.05, warmup_steps=100, clip_norm=5.0),
+    )
+
+
+@run_presets.register("paper")
+def paper() -> RunConfig:
+    """Auto-DeepLab on Cityscapes (section 5.2): 1.5 million steps of crop 769 from scratch, poly 0.9 from 0.05."""
+    return RunConfig(
+        data=DataConfig(crop=(769, 769)),
+        retrain=RetrainConfig(
+            steps=1_500_000,
+            batch_size=8,
+            learning_rate=0.05,
+            weight_decay=4e-5,
+            drop_path=0.8,
+            batch_norm_momentum=3e-4,
+        ),
+    )

@@ -1,0 +1,191 @@
+"""Prediction for any image files: class ids, a coloured mask and an overlay as PNG files; large images by overlapping tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segnas.data.base import Classes
+from segnas.data.images import IMAGE_SUFFIXES, read_image
+from segnas.errors import UserError
+from segnas.runs.progress import StageProgress
+from segnas.training.device import Device
+from segnas.training.inference import class_probabilities
+from segnas.training.model import TrainedModel
+from segnas.training.panels import colored, png
+
+OVERLAY = 0.5  # share of the class colour in an overlay
+KINDS = ("index", "mask", "overlay")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written for one image. shares: class name -> share of the image's pixels, classes that are not there left out."""
+
+    image: Path
+    files: tuple[Path, ...]
+    shares: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: image, files (kind -> path) and shares."""
+        files = {kind: str(file) for kind, file in zip(KINDS, self.files, strict=True)}
+        return {"image": str(self.image), "files": files, "shares": self.shares}
+
+
+def predict(
+    model: TrainedModel,
+    paths: Sequence[str | Path],
+    out: Path,
+    device: Device,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> list[Prediction]:
+    """Predict images (files, or all images directly in a folder) and write three PNGs for each into `out`.
+
+    NAME_index.png: one channel of 8 bits (mode L; 16 bits where an id is above 255), the class ids of the data set's own files.
+    NAME_mask.png: RGB, the classes' colours. NAME_overlay.png: RGB, half image, half mask.
+    tile: (height, width) in pixels of the parts in which larger images are predicted (None: always whole); overlap: the share of
+    a tile, 0 to 0.9, that neighbours have in common. The network is moved to the device.
+    Raises UserError, before anything is written, when an image is missing, two would be written under one name, or `out` is the
+    folder of an image; and for an image that cannot be read.
+    """
+    if tile is not None and min(tile) < 1:
+        raise UserError(f"a tile of {tile[0]}x{tile[1]} is no size; give height x width in pixels, such as 512x512")
+    if not 0 <= overlap <= 0.9:
+        raise UserError(f"overlap={overlap:g} is outside 0 to 0.9")
+    if not scales or min(scales) <= 0:
+        raise UserError("scales must be one or more positive factors, such as 0.75 1.0 1.25")
+    names = named(paths, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
+    device.place(model.network).eval()
+    done = []
+    with StageProgress("predict", len(names)) as progress:
+        for name, path in names.items():
+            image = read_image(path)
+            ids = predict_image(model, image, device, tile, overlap, scales, flip)
+            done.append(Prediction(path, write(out, name, image, ids, model.classes), shares(ids, model.classes)))
+            progress.step()
+    return done
+
+
+def predict_image(
+    model: TrainedModel,
+    image: np.ndarray,
+    device: Device,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids; the network must be placed on the device, in evaluation mode."""
+    height, width = image.shape[:2]
+    if tile is not None and (height > tile[0] or width > tile[1]):
+        return by_tiles(model, image, device, tile, overlap, scales, flip)
+    probabilities = class_probabilities(model, [image], (height, width), device, scales, flip)[0]
+    return probabilities.argmax(dim=0).cpu().numpy().astype(np.uint8)
+
+
+def by_tiles(
+    model: TrainedModel,
+    image: np.ndarray,
+    device: Device,
+    tile: tuple[int, int],
+    overlap: float,
+    scales: Sequence[float],
+    flip: bool,
+) -> np.ndarray:
+    """(H, W) uint8 train ids: the probabilities of all tiles, weighted by a window that fades to a tile's border, are summed.
+
+    One tile at a time is on the device and one row of tiles in memory: (K, tile, W) probabilities.
+    """
+    height, width = image.shape[:2]
+    ids = np.empty((height, width), dtype=np.uint8)
+    carried = torch.zeros(len(model.classes), 0, width)  # of the rows that the next tiles share with those before
+    tops = starts(height, tile[0], overlap)
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        strip = torch.zeros(len(model.classes), min(tile[0], height - top), width)
+        strip[:, : carried.shape[1]] = carried
+        for left in starts(width, tile[1], overlap):
+            part = image[top : top + tile[0], left : left + tile[1]]
+            size = (part.shape[0], part.shape[1])
+            probabilities = class_probabilities(model, [part], size, device, scales, flip)[0].cpu()
+            strip[:, :, left : left + tile[1]] += probabilities * window(size[0])[:, None] * window(size[1])
+        ids[top:following] = strip[:, : following - top].argmax(dim=0)
+        carried = strip[:, following - top :]
+    return ids
+
+
+def starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin along a side: as few as reach the end with at least this overlap, evenly spread."""
+    if length <= tile:
+        return [0]
+    step = max(1, int(tile * (1 - overlap)))
+    count = 1 + -(-(length - tile) // step)
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def window(length: int) -> Tensor:
+    """(length,) weights along one side of a tile: a squared sine, largest in the middle, never 0."""
+    places = (torch.arange(length) + 0.5) / length
+    return torch.sin(torch.pi * places).square().clamp(min=1e-3)
+
+
+def named(paths: Sequence[str | Path], out: Path) -> dict[str, Path]:
+    """Name of the output -> image, folders replaced by the images in them. Raises UserError as `predict` says."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise UserError(f"there is no image in {path}; images end in {', '.join(IMAGE_SUFFIXES)}")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"there is no image {path}: no such file or folder")
+    if not files:
+        raise UserError("no image to predict; name image files or folders")
+    names: dict[str, Path] = {}
+    for file in files:
+        other = names.setdefault(file.stem, file)
+        if other is not file and other.resolve() != file.resolve():
+            raise UserError(f"{other} and {file} would both be written as {file.stem}_*.png; predict them into two folders")
+        if file.resolve().parent == out.resolve():
+            raise UserError(f"{out} is the folder of {file.name}, whose neighbours could be overwritten; choose another --out")
+    return names
+
+
+def write(out: Path, name: str, image: np.ndarray, ids: np.ndarray, classes: Classes) -> tuple[Path, ...]:
+    """Write the three PNGs of one image; raises UserError when the disk refuses."""
+    source = np.array(classes.source_ids or range(len(classes)))
+    index = source[ids].astype(np.uint8 if source.max() <= 255 else np.uint16)
+    mask = colored(ids, classes)
+    overlay = (image * (1 - OVERLAY) + mask * OVERLAY).round().astype(np.uint8)
+    written = []
+    for kind, pixels in zip(KINDS, (index, mask, overlay), strict=True):
+        file = out / f"{name}_{kind}.png"
+        try:
+            file.write_bytes(png(Image.fromarray(pixels)))
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise UserError(f"cannot write {file}: {error.strerror}") from None
+        written.append(file)
+    return tuple(written)
+
+
+def shares(ids: np.ndarray, classes: Classes) -> dict[str, float]:
+    """Class name -> share of the pixels, in the order of the classes, those that are not there left out."""
+    counts = np.bincount(ids.ravel(), minlength=len(classes))
+    return {name: float(count) / ids.size for name, count in zip(classes.names, counts, strict=True) if count}

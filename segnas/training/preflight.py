@@ -1,0 +1,122 @@
+"""What a run will take, measured before it starts: seconds a step, total time, peak memory, packages and disk."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from segnas.costs.memory import available_memory, peak_memory
+from segnas.data.loading import Batch
+from segnas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Two real steps of one stage on a copy. memory_bytes: peak of the steps on the device (on the CPU: of the process)."""
+
+    stage: str
+    steps: int
+    seconds_per_step: float
+    seconds: float  # of the whole stage, from the second step
+    memory_bytes: int
+    state_bytes: int  # of a checkpoint: weights and as much again for the optimizer
+
+
+@dataclass(frozen=True)
+class Size:
+    """The three settings that the memory of a step grows with, and the keys that change them."""
+
+    crop: tuple[int, int]
+    batch_size: int
+    filters: int
+    crop_key: str
+    batch_key: str
+    filters_key: str
+
+
+def measure(
+    stage: str, step: Callable[[Batch], None], batch: Batch, steps: int, device: torch.device, size: Size, network: nn.Module
+) -> Measurement:
+    """Run `step` on a quarter of the batch's area, see whether the whole would fit, then run it twice and time the second.
+
+    Raises UserError with the settings that would fit when the memory does not suffice.
+    """
+    height, width = batch.images.shape[2:]
+    quarter = Batch(
+        batch.images[..., : -(-height // 2), : -(-width // 2)],
+        batch.labels[..., : -(-height // 2), : -(-width // 2)],
+        batch.names,
+    )
+    step(quarter)  # loads what is loaded once
+    before = peak_memory(lambda: None, device)
+    growth = peak_memory(lambda: step(quarter), device) - before
+    available = available_memory(device)
+    require_memory(before + 4 * growth, available, size, stage)
+    seconds = 0.0
+
+    def two_steps() -> None:
+        nonlocal seconds
+        step(batch)
+        synchronize(device)
+        started = time.perf_counter()
+        step(batch)
+        synchronize(device)
+        seconds = time.perf_counter() - started
+
+    try:
+        memory = peak_memory(two_steps, device)
+    except torch.OutOfMemoryError:
+        require_memory(max(before + 4 * growth, 1.1 * available), available, size, stage)
+        raise
+    state = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
+    return Measurement(stage, steps, seconds, seconds * steps, memory, state)
+
+
+def require_memory(needed: float, available: float, size: Size, stage: str) -> None:
+    """Raise UserError when a step does not fit, with the crop, the batch and the width that would.
+
+    Activations grow linearly with the crop's area, the batch and the filters; each suggestion changes one of them alone.
+    """
+    if needed <= available:
+        return
+    share = available / needed
+    crop = [max(33, int(side * share**0.5 - 1) // 32 * 32 + 1) for side in size.crop]
+    batch, filters = int(size.batch_size * share), int(size.filters * share)
+    ways = [f"{size.crop_key}=[{crop[0]},{crop[1]}]"]
+    ways += [f"{size.batch_key}={batch}"] if batch >= 1 else []
+    ways += [f"{size.filters_key}={filters}"] if filters >= 1 else []
+    gib = 2**30
+    fact = f"a step of the {stage} needs about {needed / gib:.1f} GiB and {available / gib:.1f} GiB are free"
+    raise UserError(f"{fact}; what would fit: {', or '.join(ways)}")
+
+
+def require_packages(missing: Sequence[str]) -> None:
+    """Raise UserError when packages that a later stage needs are not installed."""
+    if missing:
+        fact = f"the export needs {', '.join(missing)}, not installed"
+        raise UserError(f"{fact}; pip install 'segnas[onnx]', or go without it (--no-export)")
+
+
+def require_disk(folder: Path, needed: int) -> None:
+    """Raise UserError when the disk under `folder` (which need not exist yet) has less than `needed` bytes free."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        mib = 2**20
+        raise UserError(
+            f"{existing} has {free / mib:.0f} MiB free and the run needs about {needed / mib:.0f} MiB; free some space"
+        )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

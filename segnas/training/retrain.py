@@ -1,0 +1,270 @@
+"""Training of one architecture from scratch: SGD, poly or cosine, scheduled drop path, in one plain loop.
+
+Defaults are a recipe for small sets; the preset `paper` of a system sets its paper's. What is drawn at random (initial weights,
+dropout, drop path, augmentation) depends on the seed and the position alone, so that a resumed training is the same training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnas.data.base import Dataset
+from segnas.data.loading import Batch, TrainingBatches
+from segnas.data.memory import keep_in_memory
+from segnas.data.statistics import class_pixels, median_frequency_weights
+from segnas.data.transforms import DataConfig, Normalization
+from segnas.errors import Interrupted, UserError
+from segnas.nets.build import build
+from segnas.randomness import forked
+from segnas.runs.progress import StageProgress, console, stop_between_steps
+from segnas.runs.run import Run
+from segnas.spaces.architecture import Architecture
+from segnas.tasks.segmentation import cross_entropy
+from segnas.training.device import Device
+from segnas.training.evaluate import EvaluationConfig, score
+from segnas.training.model import TrainedModel, start_from
+from segnas.training.optimization import (
+    ExponentialMovingAverage,
+    adamw,
+    parameter_groups,
+    set_batch_norm_momentum,
+    set_learning_rate,
+    sgd,
+)
+from segnas.training.recipe import RetrainConfig, learning_rate, recipe
+
+LOG_EVERY = 50  # steps
+SAVE_EVERY = 600.0  # seconds, within an epoch
+
+
+def retrain(
+    architecture: Architecture,
+    dataset: Dataset,
+    data: DataConfig,
+    normalization: Normalization,
+    config: RetrainConfig,
+    run: Run,
+    device: Device,
+    seed: int,
+) -> TrainedModel:
+    """Train `architecture` on the split "train"; goes on from checkpoints/retrain.pt, and a finished training is only loaded.
+
+    Writes model.safetensors and retrain.json. Raises Interrupted after Ctrl-C (all is saved), and UserError when the loss is no
+    number (the last checkpoint is kept), when images are too few for a batch or when `config.weights` do not fit.
+    """
+    if run.has("retrain.json"):
+        return TrainedModel.load(run.path)
+    saved = run.load_checkpoint("retrain")
+    this = Retraining(architecture, dataset, data, normalization, config, device, seed, None if saved else config.weights)
+    if saved:
+        this.load(saved)
+    with stop_between_steps() as stop, StageProgress("retrain", this.steps, this.step) as progress:
+        while this.step < this.steps:
+            for batch in this.remaining_batches():
+                this.train_step(batch)
+                progress.step()
+                if this.at_end_of_epoch():
+                    break
+                if this.step % LOG_EVERY == 0:
+                    this.log(run, this.settle()[-LOG_EVERY:])
+                if stop.requested or this.save_is_due():
+                    this.save(run)
+                if stop.requested:
+                    raise Interrupted(this.where())
+            progress.epoch(this.epoch(), this.epochs, this.end_epoch(run))
+            this.save(run)
+            if stop.requested and this.step < this.steps:
+                raise Interrupted(this.where())
+    return this.finish(run)
+
+
+class Retraining:
+    """Everything that changes during a training, so that it can be saved and continued: see `state` and `load`."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        dataset: Dataset,
+        data: DataConfig,
+        normalization: Normalization,
+        config: RetrainConfig,
+        device: Device,
+        seed: int,
+        weights: Path | None = None,
+    ) -> None:
+        """weights: a model file to start from instead of random weights (UserError when they do not fit)."""
+        if config.validate_every and not dataset.splits.get("val"):
+            raise UserError(f"the data set {dataset.name} has no split 'val' to validate on; set retrain.validate_every=0")
+        self.config, self.device, self.seed = config, device, seed
+        images = range(len(dataset.splits["train"]))
+        self.batches = TrainingBatches(dataset, "train", images, data, normalization, config.batch_size, seed, stream="retrain")
+        self.steps = config.steps or config.epochs * len(self.batches)
+        self.epochs = math.ceil(self.steps / len(self.batches))
+        with forked(seed, "retrain", "initialization"):
+            network = build(architecture, len(dataset.classes))
+        if weights is not None:
+            console.print(start_from(network, len(dataset.classes), weights))
+        set_batch_norm_momentum(network, config.batch_norm_momentum)
+        self.network = device.place(network).train()
+        groups = parameter_groups(self.network, config.weight_decay, config.decay_all)
+        self.optimizer = (
+            sgd(groups, config.learning_rate, config.momentum, config.nesterov)
+            if config.optimizer == "sgd"
+            else adamw(groups, config.learning_rate, config.momentum)
+        )
+        self.average = ExponentialMovingAverage(self.network, config.ema_decay) if config.ema_decay else None
+        saved = self.average.network if self.average else self.network
+        self.model = TrainedModel(architecture, saved, dataset.classes, normalization, data.resize)
+        self.class_weights = _class_weights(dataset, config, device)
+        if config.validate_every:
+            self.validation = keep_in_memory(dataset, "val", range(len(dataset.splits["val"])), data.cache)
+        self.step = 0
+        self.losses: list[float] = []  # of the steps of this epoch
+        self.unread: list[Tensor] = []  # losses that are still on the device: reading one waits for its step
+        self.final_loss = math.nan  # mean over the last whole epoch
+        self.seconds = 0.0
+        self.started = self.saved = time.monotonic()
+
+    def remaining_batches(self) -> Iterator[Batch]:
+        """The batches of the current epoch that are not done yet."""
+        return self.batches.epoch(self.step // len(self.batches), self.step % len(self.batches))
+
+    def train_step(self, batch: Batch) -> None:
+        """One step: forward, backward, clip, move the weights, follow them with their average."""
+        config = self.config
+        set_learning_rate(self.optimizer, learning_rate(config, self.step, self.steps))
+        if config.drop_path < 1:
+            self.network.set_drop_path(config.drop_path, self.step / self.steps)  # type: ignore[operator]
+        with forked(self.seed, "retrain", self.step):  # dropout and drop path
+            with self.device.autocast():
+                logits = self.network(self.device.images(batch.images))
+            loss = cross_entropy(logits, self.device.labels(batch.labels), self.class_weights)
+            loss.backward()
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.network)
+        self.step += 1
+        self.unread.append(loss.detach())
+        if self.device.device.type == "cpu" or len(self.unread) == LOG_EVERY:
+            self.settle()
+
+    def settle(self) -> list[float]:
+        """Read the losses that are still on the device; all losses of this epoch. UserError when one is no number."""
+        values = torch.stack(self.unread).tolist() if self.unread else []
+        for step, value in enumerate(values, start=self.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise self.diverged("the loss is no number", step)
+        self.losses += values
+        self.unread.clear()
+        return self.losses
+
+    def diverged(self, what: str, step: int) -> UserError:
+        """The error to raise when training ran away."""
+        rate = learning_rate(self.config, step - 1, self.steps)
+        return UserError(
+            f"{what} at step {step} of retraining (learning rate {rate:.3g}); start again with a lower retrain.learning_rate, "
+            "retrain.clip_norm=5 or device.precision=32 (the last checkpoint is kept)"
+        )
+
+    def epoch(self) -> int:
+        """The epoch of the step that was done last, from 1."""
+        return math.ceil(self.step / len(self.batches))
+
+    def at_end_of_epoch(self) -> bool:
+        """Whether the last step was the last of its epoch, or of all."""
+        return self.step % len(self.batches) == 0 or self.step == self.steps
+
+    def log(self, run: Run, losses: Sequence[float], **more: float) -> dict[str, float]:
+        """Write the mean of `losses` and the learning rate of the last step to metrics.jsonl, and what else is given."""
+        rate = learning_rate(self.config, self.step - 1, self.steps)
+        values = {"loss": sum(losses) / len(losses), "learning_rate": rate, **more}
+        run.log("retrain", self.step, values)
+        return values
+
+    def end_epoch(self, run: Run) -> dict[str, float]:
+        """Log the mean loss of the epoch and, when it is due, the mIoU on the validation images; what was logged."""
+        every, losses = self.config.validate_every, self.settle()
+        due = every and (self.epoch() % every == 0 or self.step == self.steps)
+        values = self.log(run, losses, **({"mIoU": self.validate()} if due else {}))
+        self.final_loss = values["loss"]
+        self.losses = []
+        return values
+
+    def validate(self) -> float:
+        """mIoU in percent on the validation images, whole, single scale, of the weights that would be saved now."""
+        self.model.network.eval()
+        found = score(self.model, self.validation, EvaluationConfig(), self.device).mIoU
+        self.network.train()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load` goes on bit by bit."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "step": self.step,
+            "losses": self.settle(),
+            "final_loss": self.final_loss,
+            "seconds": self.seconds,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.step, self.losses, self.final_loss = state["step"], state["losses"], state["final_loss"]
+        self.seconds = state["seconds"]
+
+    def save_is_due(self) -> bool:
+        """Whether the last save lies too far back for the midst of an epoch."""
+        return time.monotonic() - self.saved > SAVE_EVERY
+
+    def save(self, run: Run) -> None:
+        """Write the checkpoint; UserError instead when a weight is no number, so that the one before is kept."""
+        self.settle()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            raise self.diverged("a weight is no number", self.step)
+        now = time.monotonic()
+        self.seconds += now - self.started
+        self.started = self.saved = now
+        run.save_checkpoint("retrain", self.state())
+
+    def where(self) -> str:
+        """For whoever pressed Ctrl-C."""
+        return f"retraining is saved after step {self.step} of {self.steps}; go on with --resume"
+
+    def finish(self, run: Run) -> TrainedModel:
+        """Write model.safetensors, then retrain.json, whose presence says that the training is finished."""
+        self.model.network.eval()
+        self.model.save(run)
+        summary = {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "batch_size": self.config.batch_size,
+            "seconds": self.seconds,
+            "final_loss": self.final_loss,
+            "recipe": recipe(self.config),
+        }
+        run.write_json("retrain.json", summary)
+        return self.model
+
+
+def _class_weights(dataset: Dataset, config: RetrainConfig, device: Device) -> Tensor | None:
+    if config.class_weights == "none":
+        return None
+    labels = (dataset.read("train", index).label for index in range(len(dataset.splits["train"])))
+    weights = median_frequency_weights(class_pixels(labels, len(dataset.classes)))
+    return device.labels(torch.tensor(weights, dtype=torch.float32))

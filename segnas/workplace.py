@@ -1,0 +1,238 @@
+"""Opening a run for work: the command resolved to a plan, everything checked and measured, then the directory made.
+
+Nothing is written before all of it is known to be possible: packages, disk, data, memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import segnas
+from segnas.config import from_dict, override, to_dict
+from segnas.costs.memory import available_memory
+from segnas.data import describe, open_dataset
+from segnas.data.base import Dataset
+from segnas.data.check import require
+from segnas.data.loading import Batch
+from segnas.data.statistics import measure_normalization
+from segnas.data.transforms import Normalization, scaled_size
+from segnas.errors import UserError, did_you_mean
+from segnas.export import missing_packages
+from segnas.runs.progress import console, duration
+from segnas.runs.run import Run, environment, working_on
+from segnas.spaces.architecture import Architecture
+from segnas.systems.base import Job, load_system, preset
+from segnas.systems.settings import RunConfig, run_preset
+from segnas.training.device import Device, launch
+from segnas.training.model import TrainedModel
+from segnas.training.preflight import Measurement, Size, measure, require_disk, require_packages
+from segnas.training.retrain import Retraining
+
+DONE = {"search": "architecture.json", "retrain": "retrain.json", "export": "model.onnx"}  # what a finished stage leaves
+DISK_BYTES = 64 * 2**20  # besides the checkpoints: panels, report, ONNX file, logs
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command asks for, resolved: everything that config.yaml holds."""
+
+    system: str | None
+    preset: str
+    dataset: str
+    config: Any  # the system's configuration, a subclass of RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to config.yaml."""
+        head = {"segnas": segnas.__version__, "system": self.system, "preset": self.preset, "dataset": self.dataset}
+        return {**head, **to_dict(self.config)}
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A run that is open for work, with its data and device."""
+
+    plan: Plan
+    run: Run
+    job: Job
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the run."""
+        return self.plan.config
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return self.job.dataset
+
+    @property
+    def device(self) -> Device:
+        """The device."""
+        return self.job.device
+
+    def seen_size(self) -> tuple[int, int]:
+        """(height, width) at which the retrained network sees the first evaluated image."""
+        return seen_size(self.dataset, self.config.evaluation.split, self.config.data.resize)
+
+
+def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
+    """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
+    config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
+    dataset = data if data == "demo" else str(Path(data).absolute())
+    return Plan(system, preset_name, dataset, override(config, overrides))
+
+
+def planned(run: Run) -> Plan:
+    """The plan that an existing run was started with."""
+    values = run.config()
+    head = {key: values.pop(key, None) for key in ("segnas", "system", "preset", "dataset")}
+    cls = RunConfig if head["system"] is None else load_system(head["system"]).config
+    config = from_dict(cls, values, where=str(run.path / "config.yaml"))
+    return Plan(head["system"], str(head["preset"]), str(head["dataset"]), config)
+
+
+def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
+    """The plan of the run in `out`, which what the command says must not contradict."""
+    stored = planned(Run.open(out))
+    given = {
+        "system": system or stored.system,
+        "preset": preset_name or stored.preset,
+        "dataset": stored.dataset if data is None or data == "demo" else str(Path(data).absolute()),
+    }
+    if data == "demo":
+        given["dataset"] = "demo"
+    return dataclasses.replace(stored, **given, config=override(stored.config, overrides))
+
+
+@contextmanager
+def opened(
+    asked: Plan, out: Path, resume: bool, stages: Sequence[str], architecture: Architecture | None = None
+) -> Iterator[Workplace]:
+    """A run made ready for `stages`: checked and measured before anything is written, then locked until the block ends.
+
+    architecture: what will be retrained, when it is known already.
+    """
+    Run.check(out, asked.to_dict(), resume)
+    todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
+    if "export" in todo:
+        require_packages(missing_packages())
+    dataset = open_dataset(asked.dataset, seed=asked.config.seed)
+    require_split(dataset, asked.config.evaluation.split)
+    if {"search", "retrain"} & set(todo):
+        require(dataset)
+    device = launch(asked.config.device)
+    stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
+    if stored is not None and stored["fingerprint"] != fingerprint(dataset):
+        raise UserError(f"{asked.dataset} holds other images or classes than when {out} was started; choose another --out")
+    normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"])) if stored else measure_normalization(dataset)
+    job = Job(asked.config, dataset, normalization, Run(out), device)
+    preflight(asked, job, todo, architecture)
+    run = Run.create(out, asked.to_dict(), resume)
+    try:
+        if stored is None:
+            write_data(run, dataset, normalization)
+        run.write_json("environment.json", environment(asked.config.seed, device.title))
+        yield Workplace(asked, run, dataclasses.replace(job, run=run))
+    finally:
+        run.release()
+
+
+@contextmanager
+def reopened(path: Path, data: str | None = None) -> Iterator[Workplace]:
+    """A trained run, for what comes after training; `data` says where its data set lies now, if it moved."""
+    run = Run.open(path)
+    stored = planned(run)
+    normalization = TrainedModel.load(path).normalization
+    dataset = open_dataset(data or stored.dataset, seed=stored.config.seed)
+    with working_on(run):
+        yield Workplace(stored, run, Job(stored.config, dataset, normalization, run, launch(stored.config.device)))
+
+
+@contextmanager
+def timed(run: Run, stage: str) -> Iterator[None]:
+    """Add the seconds that the block takes to timing.json under the stage's name."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        timing = run.read_json("timing.json") if run.has("timing.json") else {}
+        timing[stage] = round(timing.get(stage, 0.0) + time.monotonic() - started, 3)
+        run.write_json("timing.json", timing)
+
+
+def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> None:
+    """Measure two real steps of each stage that is to be done, on copies, and say what the run will take.
+
+    Raises UserError when memory or disk do not suffice.
+    """
+    system = load_system(asked.system) if asked.system is not None else None
+    measured: list[Measurement] = []
+    if "search" in todo and system is not None and system.preflight is not None:
+        measured.append(system.preflight(job))
+    if "retrain" in todo:
+        if architecture is None and system is not None and system.typical is not None:
+            architecture = system.typical(asked.config)
+        if architecture is not None:
+            measured.append(measure_retraining(job, architecture))
+    if not measured:
+        return
+    available = available_memory(job.device.device) / GIB
+    for stage in measured:
+        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps} = {duration(stage.seconds)}"
+        console.print(f"{what}, peak memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
+    console.print(f"about {duration(sum(stage.seconds for stage in measured))} in all, evaluation and export apart")
+    require_disk(job.run.path, DISK_BYTES + 3 * max(stage.state_bytes for stage in measured))
+
+
+def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
+    """Two real steps of retraining on a network made for this alone."""
+    config = job.config.retrain
+    this = Retraining(
+        architecture, job.dataset, job.config.data, job.normalization, config, job.device, job.config.seed, config.weights
+    )
+    batch: Batch = next(this.remaining_batches())
+    filters = getattr(getattr(architecture, "network", None), "filters", 0)
+    size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", "network.filters")
+    return measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
+
+
+def require_split(dataset: Dataset, split: str) -> None:
+    """Raise UserError when the data set has no such split."""
+    if not dataset.splits.get(split):
+        raise UserError(f"the data set {dataset.name} has no split '{split}'{did_you_mean(split, dataset.splits)}")
+
+
+def write_data(run: Run, dataset: Dataset, normalization: Normalization) -> None:
+    """data.json: what the run saw as its data, shown in the report and compared on resume."""
+    about = describe(dataset)
+    names = about.pop("splits")
+    run.write_json(
+        "data.json",
+        {
+            **about,
+            "splits": {split: len(members) for split, members in names.items()},
+            "members": names,
+            "mean": list(normalization.mean),
+            "std": list(normalization.std),
+            "fingerprint": fingerprint(dataset),
+        },
+    )
+
+
+def seen_size(dataset: Dataset, split: str, resize: float) -> tuple[int, int]:
+    """(height, width) at which a network sees the first image of a split."""
+    return scaled_size(*dataset.size(split, 0), resize)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """12 hex digits that change when names of samples, their split or the classes change."""
+    text = repr((dataset.classes, sorted((split, tuple(names)) for split, names in dataset.splits.items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

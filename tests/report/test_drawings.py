@@ -1,0 +1,94 @@
+"""Trellis and cell against the architecture they show."""
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from segnas.report.drawings import CARD_HEIGHT, CARD_WIDTH, cell, cell_in_words, operation_name, path_in_words, trellis
+from segnas.report.information import Block
+
+PATH = [0, 0, 0, 1, 2, 1, 2, 2, 3, 3, 2, 1]
+CELL = (
+    Block((0, 1), ("atrous_conv_5x5", "sep_conv_3x3")),
+    Block((0, 1), ("sep_conv_3x3", "atrous_conv_3x3")),
+    Block((3, 0), ("sep_conv_3x3", "skip_connect")),
+    Block((4, 2), ("sep_conv_5x5", "max_pool_3x3")),
+    Block((3, 5), ("sep_conv_5x5", "atrous_conv_5x5")),
+)
+
+
+def elements(svg: str, class_: str) -> list[ElementTree.Element]:
+    return [element for element in ElementTree.fromstring(svg).iter() if class_ in element.get("class", "").split()]
+
+
+@pytest.mark.parametrize("path", [PATH, [0] * 12, [1, 2, 3, 3], [0]])
+def test_the_trellis_marks_exactly_the_nodes_of_the_path(path: list[int]) -> None:
+    nodes = elements(trellis(path), "node")
+    place = {(int(node.get("data-layer", "")), int(node.get("data-level", ""))): node.get("class") for node in nodes}
+    chosen = {where for where, kind in place.items() if kind == "node chosen"}
+    assert chosen == {(layer + 1, level) for layer, level in enumerate(path)}
+    assert set(place) == {(layer, level) for layer in range(1, len(path) + 1) for level in range(4) if level <= layer}
+
+
+def test_the_trellis_holds_every_possible_move_once() -> None:
+    moves = [move for move in elements(trellis(PATH), "move") if move.get("class") == "move"]
+    reachable = [(layer, level) for layer in range(12) for level in range(4) if level <= layer]
+    expected = sum(0 <= level + move < 4 for _, level in reachable for move in (-1, 0, 1))
+    assert len(moves) == expected
+    ends = {tuple(move.get(key) for key in ("x1", "y1", "x2", "y2")) for move in moves}
+    assert len(ends) == expected
+
+
+def test_moves_are_as_thick_as_probable() -> None:
+    beta = [[[0.0, 0.75, 0.25], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8], [0.4, 0.6, 0.0]] for _ in PATH]
+    moves = [move for move in elements(trellis(PATH, beta), "move") if move.get("class") == "move"]
+    told = {(move.findtext("title") or ""): float(move.get("stroke-width", "")) for move in moves}
+    straight = told["layer 1: stride 4 to 4, probability 0.750"]
+    down = told["layer 1: stride 4 to 8, probability 0.250"]
+    assert straight == pytest.approx(3 * down)
+
+
+def test_the_cell_names_each_operation_at_its_block_and_draws_each_edge() -> None:
+    svg = cell(CELL)
+    labels = [element.text for element in elements(svg, "ink")]
+    assert labels == [operation_name(operation) for block in CELL for operation in block.operations]
+    wires = [wire for wire in elements(svg, "wire") if wire.tag == "path"]
+    sources = [re.search(r"s(\d)$", wire.get("class", "")) for wire in wires]
+    assert [int(source.group(1)) for source in sources if source] == [state for block in CELL for state in block.inputs]
+
+
+def points(path: str) -> list[tuple[float, float]]:
+    """The corners of a path of M, H, V and Q commands with absolute coordinates."""
+    places: list[tuple[float, float]] = []
+    for command, text in re.findall(r"([MHVQ])([^MHVQ]*)", path):
+        numbers = [float(number) for number in text.split()]
+        x, y = places[-1] if places else (0.0, 0.0)
+        places.append({"H": lambda n=numbers, y=y: (n[0], y), "V": lambda n=numbers, x=x: (x, n[0])}.get(
+            command, lambda n=numbers: (n[-2], n[-1]))())  # fmt: skip
+    return places
+
+
+def test_no_edge_passes_under_another_block() -> None:
+    svg = cell(CELL)
+    cards = [
+        (float(box.get("x", "")), float(box.get("y", "")))
+        for box in elements(svg, "box")
+        if box.get("width") == f"{CARD_WIDTH:g}" and box.get("height") == f"{CARD_HEIGHT:g}"
+    ]
+    assert len(cards) == len(CELL)
+    wires = [wire for wire in elements(svg, "wire") if wire.tag == "path"]
+    targets = [block for block in range(len(CELL)) for _ in range(2)]
+    for wire, target in zip(wires, targets, strict=True):
+        corners = points(wire.get("d", ""))
+        for (x1, y1), (x2, y2) in pairwise(corners):
+            for index, (x, y) in enumerate(cards):
+                outside = max(x1, x2) <= x or min(x1, x2) >= x + CARD_WIDTH or max(y1, y2) <= y or min(y1, y2) >= y + CARD_HEIGHT
+                assert outside or index == target
+
+
+def test_words_for_those_who_cannot_see_the_drawings() -> None:
+    assert path_in_words([0, 0, 1]) == "From the stem at stride 4 through 3 layers: stride 4 for 2 layers, stride 8 for 1 layer."
+    assert "block 3 = sep 3×3 of block 2 + skip of H(l−2)" in cell_in_words(CELL)
+    assert elements(trellis([0, 1]), "trellis")[0].get("aria-label") == path_in_words([0, 1])
