@@ -130,8 +130,7 @@ def latency(
     if precision not in ("32", "bf16"):
         raise UserError(f"unknown precision '{precision}'; allowed: 32, bf16")
     shape = parse_size(size) if size else None
-    conditions = {"batch": batch, "device": device, "threads": threads, "precision": precision}
-    measured = api.latency(source, shape, classes, overrides or (), **conditions)
+    measured = api.latency(source, shape, classes, overrides or (), batch, device=device, threads=threads, precision=precision)
     if as_json:
         print(json.dumps(measured.to_json(), indent=1))
         return

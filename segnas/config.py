@@ -13,6 +13,7 @@ the dotted key (UserError).
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -44,7 +45,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "the configu
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(values))
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_first_complaint(cls, error)}") from None
+        raise UserError(f"{where}: {first_complaint(cls, error)}") from None
 
 
 def override(config: C, assignments: Sequence[str]) -> C:
@@ -134,7 +135,8 @@ def _scientific(value: Any) -> Any:
     return value
 
 
-def _first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
+def first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
+    """The first fault of a validation in one line: its dotted key, what is wrong, the nearest key where one is unknown."""
     complaint = error.errors()[0]
     key = ".".join(str(part) for part in complaint["loc"])
     if complaint["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -142,15 +144,16 @@ def _first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
         return f"unknown key '{key}'{did_you_mean(str(complaint['loc'][-1]), siblings)}"
     if complaint["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"the key '{key}' is missing"
-    got = complaint["input"]
-    text = repr(got) if not isinstance(got, Mapping) else "a mapping"
-    return f"{key or 'value'}: {complaint['msg'][0].lower()}{complaint['msg'][1:]} (got {text[:80]})"
+    message = complaint["msg"].removeprefix("Value error, ")
+    if not key or isinstance(complaint["input"], Mapping):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message[0].lower()}{message[1:]} (got {complaint['input']!r:.80})"
 
 
 def _keys_beside(cls: Any, location: Sequence[Any]) -> list[str]:
     for part in location[:-1]:
         if not dataclasses.is_dataclass(cls):
             return []
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        types = typing.get_type_hints(cls)
         cls = types.get(str(part))
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

@@ -86,8 +86,7 @@ class Workplace:
 def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
     """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
     config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
-    dataset = data if data == "demo" else str(Path(data).absolute())
-    return Plan(system, preset_name, dataset, override(config, overrides))
+    return Plan(system, preset_name, _dataset(data), override(config, overrides))
 
 
 def planned(run: Run) -> Plan:
@@ -102,14 +101,8 @@ def planned(run: Run) -> Plan:
 def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
-    given = {
-        "system": system or stored.system,
-        "preset": preset_name or stored.preset,
-        "dataset": stored.dataset if data is None or data == "demo" else str(Path(data).absolute()),
-    }
-    if data == "demo":
-        given["dataset"] = "demo"
-    return dataclasses.replace(stored, **given, config=override(stored.config, overrides))
+    dataset = stored.dataset if data is None else _dataset(data)
+    return Plan(system or stored.system, preset_name or stored.preset, dataset, override(stored.config, overrides))
 
 
 @contextmanager
@@ -236,3 +229,8 @@ def fingerprint(dataset: Dataset) -> str:
     """12 hex digits that change when names of samples, their split or the classes change."""
     text = repr((dataset.classes, sorted((split, tuple(names)) for split, names in dataset.splits.items())))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _dataset(data: str) -> str:
+    """What config.yaml says of the data: the demo, or a folder wherever the run is continued from."""
+    return data if data == "demo" else str(Path(data).absolute())

@@ -1,7 +1,7 @@
 """The canvas of the demo scenes: a pinhole camera over a flat street, paint with light and haze, and a few shapes.
 
 Everything is drawn at `SUPERSAMPLE` times the final resolution and averaged for the image, while labels stay crisp. Lengths are
-metres: x to the right of the camera, y above the ground, z ahead. Colours are float RGB in 0..1.
+metres: x to the right of the camera, y above the ground, z ahead.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segnas.data.base import IGNORE
+from segnas.data.demo_light import Array, Light
 
 SUPERSAMPLE = 2
 TILE = 128  # side of the tile of grain, a power of two
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, SIGN = range(8)
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,26 +37,14 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Light:
-    """What the hour and the weather do to every surface."""
-
-    tint: Array  # (3,) factor on every surface that does not shine by itself
-    haze: Array  # (3,) colour into which distant things fade
-    visibility: float  # metres after which 63 % has faded
-    sun: tuple[float, float]  # direction (x, z) of cast shadows on the ground, metres a metre of height
-    shadow: float  # 0 none .. 1 black
-    night: bool
-
-
-@dataclass(frozen=True)
 class Patch:
-    """The canvas pixels that an upright rectangle at depth z covers, with their place on it in metres."""
+    """The canvas pixels that an upright rectangle covers, with their place on it in metres."""
 
     rows: slice
     columns: slice
-    u: Array  # (1, w) to the right of the middle
-    v: Array  # (h, 1) above the ground
-    z: float
+    u: Array  # (1, w) to the right of the middle; along the street where the rectangle runs along it
+    v: Array  # (h, 1) above the ground; (h, w) where depth differs from column to column
+    z: float  # depth of the nearest point
 
 
 class Canvas:
@@ -70,11 +57,11 @@ class Canvas:
         self.label = np.zeros((camera.height, camera.width), np.uint8)
         self._tile = value_noise(rng, TILE, (2, 4, 16, 64))
 
-    def upright(self, x: float, z: float, half_width: float, height: float, base: float = 0.0) -> Patch | None:
+    def upright(self, x: float, z: float, half_width: float, height: float) -> Patch | None:
         """The part in view of a rectangle that faces the camera, or None when nothing of it is."""
         camera = self.camera
         left, right = camera.column(x - half_width, z), camera.column(x + half_width, z)
-        top, bottom = camera.row(base + height, z), camera.row(base, z)
+        top, bottom = camera.row(height, z), camera.row(0, z)
         c0, c1 = max(int(np.floor(left)), 0), min(int(np.ceil(right)), camera.width)
         r0, r1 = max(int(np.floor(top)), 0), min(int(np.ceil(bottom)), camera.height)
         if c0 >= c1 or r0 >= r1:
@@ -86,7 +73,7 @@ class Canvas:
     def paint(
         self, patch: Patch, mask: Array, color: Array, train_id: int, depth: Array | float | None = None, shines: bool = False
     ) -> None:
-        """Paint `color` ((3,) or (h, w, 3)) where `mask` (h, w); haze by `depth` (metres, broadcast to (h, w)) or by the patch's z.
+        """Paint `color`, (3,) or (h, w, 3), where `mask` (h, w); haze by `depth` (metres, broadcast to (h, w)) or the patch's z.
 
         What shines (lit windows, lamps) keeps its colour at night.
         """
@@ -106,7 +93,7 @@ class Canvas:
     def finish(self) -> tuple[Array, Array]:
         """image (H, W, 3) float32 averaged, label (H, W) uint8 by majority; pixels that two classes share evenly are IGNORE."""
         corners = [np.s_[row::SUPERSAMPLE, column::SUPERSAMPLE] for row in range(SUPERSAMPLE) for column in range(SUPERSAMPLE)]
-        image = np.float32(1 / len(corners)) * sum(self.image[corner] for corner in corners)
+        image = np.mean([self.image[corner] for corner in corners], axis=0)
         samples = [self.label[corner] for corner in corners]
         label, most = samples[0].copy(), np.zeros(samples[0].shape, np.uint8)
         for sample in samples:
@@ -121,7 +108,7 @@ class Canvas:
 
 
 def value_noise(rng: np.random.Generator, side: int, cells: tuple[int, ...]) -> Array:
-    """(side, side) float32 of mean 0 and deviation 0.5 that tiles: random grids of `cells` a side, smoothly enlarged and added."""
+    """(side, side) float32 that tiles, of mean 0 and deviation 0.5: random grids of `cells` a side, smoothly enlarged, added."""
     total = np.zeros((side, side), np.float32)
     for count in cells:
         grid = rng.standard_normal((count, count), dtype=np.float32)
@@ -155,20 +142,3 @@ def taper(u: Array, v: Array, bottom: tuple[float, float], top: tuple[float, flo
     share = (v - bottom[0]) / (top[0] - bottom[0])
     inside: Array = (np.abs(u - middle) < bottom[1] + share * (top[1] - bottom[1])) & (share > 0) & (share < 1)
     return inside
-
-
-def paint_color(rng: np.random.Generator, vivid: float = 1.0) -> Array:
-    """A colour of anything man-made. One palette serves walls, cars, clothes, signs and ground: colour alone tells nothing.
-
-    `vivid` scales the saturation.
-    """
-    value = rng.uniform(0.12, 0.95)
-    saturation = rng.uniform(0.0, 0.14) if rng.random() < 0.5 else rng.uniform(0.2, 0.75)
-    hue = rng.random() if rng.random() < 0.5 else rng.uniform(-0.03, 0.14)  # bricks, sand and wood are common
-    return hsv(hue, saturation * vivid, value)
-
-
-def hsv(hue: float, saturation: float, value: float) -> Array:
-    """(3,) float32 RGB of a hue (turns), saturation and value."""
-    ramp = np.abs((hue + np.array([0.0, 2 / 3, 1 / 3])) % 1.0 * 6 - 3) - 1
-    return (value * (1 - saturation + saturation * np.clip(ramp, 0, 1))).astype(np.float32)

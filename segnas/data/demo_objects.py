@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segnas.data.demo_canvas import CAR, PERSON, SIGN, TREE, Array, Canvas, Patch, capsule, ellipse, hsv, paint_color, taper
+from segnas.data.demo_canvas import CAR, PERSON, SIGN, TREE, Canvas, Patch, capsule, ellipse, taper
+from segnas.data.demo_light import Array, hsv, paint_color
 
 SIGN_HUES = (0.0, 0.13, 0.38, 0.6)  # red, yellow, green, blue: as on roads, but also on cars and coats
 RUBBER = np.array([0.07, 0.07, 0.08], np.float32)

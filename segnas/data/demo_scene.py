@@ -6,29 +6,17 @@ weather and camera tint them all. Where it is, its shape, its texture and what i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from segnas.data.base import IGNORE
-from segnas.data.demo_canvas import (
-    BUILDING,
-    PAVEMENT,
-    ROAD,
-    SKY,
-    SUPERSAMPLE,
-    TREE,
-    Array,
-    Camera,
-    Canvas,
-    Light,
-    Patch,
-    capsule,
-    hsv,
-    paint_color,
-)
-from segnas.data.demo_objects import car, foliage_color, person, sign, tree
+from segnas.data.demo_canvas import PAVEMENT, ROAD, SKY, SUPERSAMPLE, Camera, Canvas, Patch, capsule
+from segnas.data.demo_light import Array, draw_light, expose, paint_color
+from segnas.data.demo_objects import car, person, sign, tree
+from segnas.data.demo_walls import Facade, Hedge, Surface, flank
 
 NEAREST = 1.2  # metres; nothing is drawn closer
 FAR = 120.0  # metres to the end of the longest street
@@ -59,7 +47,7 @@ class Standing:
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[Array, Array]:
     """An image (H, W, 3) uint8 and its label (H, W) uint8, train ids or IGNORE, from one generator."""
     camera = _camera(rng, height * SUPERSAMPLE, width * SUPERSAMPLE)
-    light, zenith = _light(rng)
+    light, zenith = draw_light(rng)
     street = _street(rng)
     canvas = Canvas(camera, light, rng)
     things = _things(rng, camera, street)
@@ -73,7 +61,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[Array
     if rng.random() < 0.3:
         _bonnet(canvas, rng)
     image, label = canvas.finish()
-    return _expose(image, rng, light), label
+    return expose(image, rng, light), label
 
 
 def _camera(rng: np.random.Generator, height: int, width: int) -> Camera:
@@ -85,38 +73,6 @@ def _camera(rng: np.random.Generator, height: int, width: int) -> Camera:
         vanishing=width * rng.uniform(0.28, 0.72),
         eye=rng.uniform(1.5, 2.4),
     )
-
-
-def _light(rng: np.random.Generator) -> tuple[Light, Array]:
-    """The light of an hour and a weather, and the colour of the sky overhead (the haze is its colour at the horizon)."""
-    hour = rng.random()
-    cast = 1 + rng.uniform(-0.08, 0.08, 3)
-    sun, shadow, night = (rng.uniform(-1.4, 1.4), rng.uniform(-0.6, 0.9)), rng.uniform(0.3, 0.55), False
-    if hour < 0.38:  # a clear day
-        haze, zenith = (
-            hsv(rng.uniform(0.5, 0.62), rng.uniform(0.02, 0.3), 0.93),
-            hsv(rng.uniform(0.52, 0.64), rng.uniform(0.25, 0.7), 0.85),
-        )
-        gain = rng.uniform(0.8, 1.15)
-    elif hour < 0.66:  # overcast or fog
-        grey = rng.uniform(0.4, 0.9)
-        haze, zenith = hsv(rng.random(), rng.uniform(0, 0.1), grey), hsv(0.6, rng.uniform(0, 0.12), grey * rng.uniform(0.7, 1.0))
-        gain, shadow = rng.uniform(0.55, 0.95), 0.12
-    elif hour < 0.86:  # sunrise or sunset
-        haze, zenith = (
-            hsv(rng.uniform(0.0, 0.14), rng.uniform(0.3, 0.7), 0.92),
-            hsv(rng.uniform(0.55, 0.95), rng.uniform(0.15, 0.5), 0.6),
-        )
-        gain, cast = rng.uniform(0.5, 0.9), cast * np.array([1.12, 0.97, 0.85])
-    else:  # dusk and night
-        deep = rng.uniform(0.08, 0.3)
-        haze, zenith = (
-            hsv(rng.uniform(0.55, 1.1), rng.uniform(0.1, 0.5), deep * 1.5),
-            hsv(rng.uniform(0.58, 0.75), rng.uniform(0.3, 0.7), deep),
-        )
-        gain, cast, shadow, night = rng.uniform(0.4, 0.6), cast * np.array([0.95, 0.98, 1.1]), 0.1, True
-    visibility = rng.uniform(35, 80) if rng.random() < 0.2 else rng.uniform(90, 300)
-    return Light((gain * cast).astype(np.float32), haze, visibility, sun, shadow, night), zenith
 
 
 def _street(rng: np.random.Generator) -> Street:
@@ -133,7 +89,7 @@ def _street(rng: np.random.Generator) -> Street:
 
 
 def _things(rng: np.random.Generator, camera: Camera, street: Street) -> list[Standing]:
-    """Cars on the road, people and signs on the pavements (some people on the road), trees along the walls: some near, some far."""
+    """Cars on the road, people on road and pavements, signs and trees on the pavements: some near, some far."""
     things: list[Standing] = []
     (left, right), (wall_left, wall_right) = street.kerbs, street.walls
     pavements = [(wall_left + 0.4, left - 0.3), (right + 0.3, wall_right - 0.4)]
@@ -153,7 +109,7 @@ def _things(rng: np.random.Generator, camera: Camera, street: Street) -> list[St
                 return
 
     if rng.random() < 0.3:
-        put(lambda *where: car(*where, side_on=True), roads, 5, 16, 1.5, 4.2)
+        put(functools.partial(car, side_on=True), roads, 5, 16, 1.5, 4.2)
     put(car, roads, 4.5, 10, 1.5, 1.9)
     for _ in range(2):
         put(person, pavements + roads, 3.2, 8, 1.7, 0.6)
@@ -251,15 +207,12 @@ def _shadows(canvas: Canvas, rng: np.random.Generator, street: Street, things: l
 
 def _end_of_street(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
     """A house across the end, or the far town or wood along the horizon."""
-    if street.end < FAR:
-        style = _Facade(rng)
-        patch = canvas.upright((street.walls[0] + street.walls[1]) / 2, street.end, 40.0, rng.uniform(6, 22))
-    else:
-        style = _Facade(rng) if rng.random() < 0.5 else _Hedge(rng, 6.0)
-        patch = canvas.upright(0.0, FAR, 400.0, rng.uniform(6, 14))
+    closed = street.end < FAR
+    style: Surface = Facade(rng) if closed or rng.random() < 0.5 else Hedge(rng, 6.0)
+    height = rng.uniform(6, 22 if closed else 14)
+    patch = canvas.upright(0.0, street.end, 40.0 if closed else 400.0, height)
     if patch is not None:
-        top = canvas.camera.eye + (canvas.camera.horizon - patch.rows.start) * patch.z / canvas.camera.focal
-        style.paint(canvas, patch, top, patch.z)
+        style.paint(canvas, patch, height, patch.z)
 
 
 def _walls(canvas: Canvas, rng: np.random.Generator, street: Street, side: int) -> None:
@@ -277,85 +230,19 @@ def _walls(canvas: Canvas, rng: np.random.Generator, street: Street, side: int) 
             if street.crossing[0] - z > 3:
                 blocks.append((z, street.crossing[0]))
             z = street.crossing[1]
+    style: Surface
     for start, stop in reversed(blocks):
         if hedged:
-            height, style = rng.uniform(0.8, 2.2), _Hedge(rng, 1.0)
+            height, style = rng.uniform(0.8, 2.2), Hedge(rng, 1.0)
         else:
-            height, style = 3.2 * rng.integers(1, 6) + rng.uniform(0.5, 2.0), _Facade(rng)
+            height, style = 3.2 * rng.integers(1, 6) + rng.uniform(0.5, 2.0), Facade(rng)
         near, far = max(start, NEAREST), min(stop, street.end)
         if far <= near:
             continue
         front = canvas.upright(wall + sign_of_side * 6, near, 6, height) if start > NEAREST else None
         if front is not None:
             style.paint(canvas, front, height, near)
-        _flank(canvas, style, wall, near, far, height)
-
-
-def _flank(canvas: Canvas, style: _Facade | _Hedge, wall: float, near: float, far: float, height: float) -> None:
-    """The wall x = `wall` from z = near to far: the depth of a column follows from the camera."""
-    camera = canvas.camera
-    ends = sorted((camera.column(wall, near), camera.column(wall, far)))
-    first, last = max(int(np.floor(ends[0])), 0), min(int(np.ceil(ends[1])), camera.width)
-    if first >= last:
-        return
-    offset = np.arange(first, last, dtype=np.float32)[None, :] + 0.5 - camera.vanishing
-    z = np.clip(camera.focal * wall / np.where(offset * wall > 0, offset, np.sign(wall) * 0.5), near, far)
-    top, bottom = max(int(camera.row(height, near)), 0), min(int(np.ceil(camera.row(0, near))), camera.height)
-    if top >= bottom:
-        return
-    rows = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5
-    v = camera.eye - (rows - camera.horizon) * z / camera.focal
-    patch = Patch(slice(top, bottom), slice(first, last), z, v, near)
-    style.paint(canvas, patch, height, z)
-
-
-class _Facade:
-    """The look of one building: wall, windows, shop, cornice; `paint` puts it on any upright plane."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.wall = paint_color(rng, 0.65)
-        self.glass = paint_color(rng, 0.6) * rng.uniform(0.3, 1.0)
-        self.trim = paint_color(rng, 0.7)
-        self.lamp = hsv(rng.uniform(0.09, 0.16), rng.uniform(0.2, 0.6), rng.uniform(0.8, 1.0))
-        self.period = rng.uniform(1.6, 3.4)
-        self.window = (rng.uniform(0.35, 0.72), rng.uniform(0.4, 0.7))  # shares of the period and of the storey
-        self.shop = bool(rng.random() < 0.5)
-        self.rough = rng.uniform(0.05, 0.3)
-        self.shade = rng.uniform(0.7, 1.05)
-        self.lit = rng.uniform(0.1, 0.6)
-
-    def paint(self, canvas: Canvas, patch: Patch, height: float, depth: Array | float) -> None:
-        u, v = patch.u, patch.v
-        inside = (v > 0) & (v < height)
-        color = self.wall * self.shade * (1 + self.rough * canvas.grain(u, v * 3, 4))[..., None]
-        storey, column = (v - 0.6) / 3.1, u / self.period
-        beside, above = np.abs(column % 1 - 0.5), np.abs(storey % 1 - 0.5)
-        window = (beside < self.window[0] / 2) & (above < self.window[1] / 2) & (v < height - 0.5)
-        frame = (beside < self.window[0] / 2 + 0.05) & (above < self.window[1] / 2 + 0.05)
-        np.copyto(color, self.trim * np.float32(self.shade), where=frame[..., None])
-        gleam = (0.85 + 0.35 * canvas.grain(u, v, 1.3))[..., None]
-        np.copyto(color, self.glass * gleam, where=window[..., None])
-        edge = (v > height - 0.35) | (v < 0.35) | (self.shop & (np.abs(v - 3.0) < 0.3))
-        np.copyto(color, self.trim * np.float32(0.8), where=edge[..., None])
-        canvas.paint(patch, inside, color, BUILDING, depth=depth)
-        if canvas.light.night:
-            someone = canvas.grain(np.floor(column) + 3, np.floor(storey) + 5, 7) > 0.5 - self.lit
-            canvas.paint(patch, inside & window & someone, self.lamp, BUILDING, depth=depth, shines=True)
-
-
-class _Hedge:
-    """Leaves along a wall, with a ragged top; `size` metres is the size of its bumps."""
-
-    def __init__(self, rng: np.random.Generator, size: float) -> None:
-        self.color = foliage_color(rng)
-        self.size = size
-
-    def paint(self, canvas: Canvas, patch: Patch, height: float, depth: Array | float) -> None:
-        u, v = patch.u, patch.v
-        bumps = canvas.grain(u, 0 * v, 5 / self.size) * 0.35 * self.size
-        leaves = canvas.grain(u, v, 14 / self.size)
-        shade = np.clip(0.55 + 0.35 * v / height + 0.4 * leaves, 0.15, 1.4)
-        canvas.paint(patch, (v > 0) & (v < height - 0.3 + bumps), self.color * shade[..., None], TREE, depth=depth)
+        flank(canvas, style, wall, near, far, height)
 
 
 def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -366,19 +253,5 @@ def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
     rise = height * rng.uniform(0.05, 0.1)
     mask = rows < rise * (1 - (across / rng.uniform(0.45, 0.6)) ** 2)
     gloss = paint_color(rng) * canvas.light.tint * (0.6 + 0.6 * np.clip(rows / rise, 0, 1)[..., None])
-    np.copyto(canvas.image, gloss + 0 * canvas.image, where=mask[..., None])
+    np.copyto(canvas.image, gloss, where=mask[..., None])
     canvas.label[mask] = IGNORE
-
-
-def _expose(image: Array, rng: np.random.Generator, light: Light) -> Array:
-    """What camera and sensor add: uneven light, vignetting, contrast, colour balance, noise; then 8 bits."""
-    height, width = image.shape[:2]
-    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
-    columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
-    uneven = 1 + rng.uniform(-0.18, 0.18) * columns + rng.uniform(-0.1, 0.1) * rows
-    vignette = 1 - rng.uniform(0, 0.2) * (rows**2 + columns**2) / 2
-    balance = (1 + rng.uniform(-0.07, 0.07, 3)).astype(np.float32)
-    exposed = np.clip(image * uneven * vignette * balance, 0, None) ** rng.uniform(0.8, 1.15)
-    sigma = rng.uniform(0.004, 0.02) * (1.5 if light.night else 1.0)
-    noisy = exposed + sigma * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(noisy * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -91,6 +91,7 @@ class TrainingBatches:
                 collate_fn=_unchanged,  # type: ignore[arg-type]
                 num_workers=self._views.config.workers,
                 persistent_workers=True,
+                generator=torch.Generator(),  # else the loader would move torch's global generator
             )
         return self._loader
 
@@ -125,15 +126,15 @@ class _Views:
 
 @dataclass(frozen=True)
 class _Delivered:
-    """The same in a worker, where a UserError is handed over as a value: raised there it would arrive as a long traceback."""
+    """The same in a worker, where the message of a UserError is handed over: raised there it would arrive as a long traceback."""
 
     views: _Views
 
-    def __getitem__(self, positions: Sequence[tuple[int, int]]) -> Batch | UserError:
+    def __getitem__(self, positions: Sequence[tuple[int, int]]) -> Batch | str:
         try:
             return self.views[positions]
         except UserError as error:
-            return error
+            return str(error)
 
 
 class _Schedule:
@@ -148,12 +149,12 @@ class _Schedule:
         return len(self.steps)
 
 
-def _raising(delivered: Iterator[Batch | UserError]) -> Iterator[Batch]:
+def _raising(delivered: Iterator[Batch | str]) -> Iterator[Batch]:
     for batch in delivered:
-        if isinstance(batch, UserError):
-            raise batch
+        if isinstance(batch, str):
+            raise UserError(batch)
         yield batch
 
 
-def _unchanged(batch: Batch | UserError) -> Batch | UserError:
-    return batch
+def _unchanged(delivered: Batch | str) -> Batch | str:
+    return delivered

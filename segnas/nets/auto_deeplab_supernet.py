@@ -117,7 +117,8 @@ class Node(nn.Module):
 
     def enter(self, source: int, x: Tensor, size: tuple[int, int]) -> Tensor:
         """H^{l-1} of level `source`, brought to this node's size and channels."""
-        return self.directions[str(source)](resize(x, size) if source > self.level else x)
+        entered: Tensor = self.directions[str(source)](resize(x, size) if source > self.level else x)
+        return entered
 
 
 class AutoDeepLabSupernet(nn.Module):
@@ -163,7 +164,9 @@ class AutoDeepLabSupernet(nn.Module):
 
         for layer, nodes in enumerate(self.layers, start=1):
             outputs: dict[int, Tensor] = {}
+            assert isinstance(nodes, nn.ModuleDict)
             for name, node in nodes.items():
+                assert isinstance(node, Node)
                 level = int(name)
                 incoming = [
                     (source, move)

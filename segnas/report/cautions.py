@@ -117,11 +117,7 @@ def _cell(information: Information) -> Iterator[Caution]:
 
 def _kept_epoch(information: Information, search: Search) -> SearchEpoch:
     by_number = {item.epoch: item for item in search.epochs}
-    provenance = information.architecture.provenance if information.architecture else {}
-    for number in (provenance.get("epoch"), search.best_epoch):
-        if number in by_number:
-            return by_number[number]
-    return search.epochs[-1]
+    return by_number.get(information.kept_epoch or 0, search.epochs[-1])
 
 
 def _circumstances(information: Information) -> Iterator[Caution]:

@@ -48,8 +48,8 @@ def _search_charts(information: Information, found: Search) -> list[LineChart]:
 
     starts = next((epoch.epoch for epoch in found.epochs if epoch.loss_architecture is not None), None)
     begun = ((float(starts), "architecture too"),) if starts is not None and starts > found.epochs[0].epoch else ()
-    kept = information.architecture.provenance.get("epoch") if information.architecture else None
-    best = ((float(kept), "kept"),) if isinstance(kept, int) else ()
+    kept = information.kept_epoch
+    best = ((float(kept), "kept"),) if kept is not None else ()
     entropies = []
     for name, value, most in (
         ("alpha", lambda epoch: epoch.entropy_alpha, found.largest_entropy_alpha),
@@ -84,7 +84,7 @@ def retraining(information: Information) -> Section | None:
     charts = [_curve(title, unit, curves[name]) for name, title, unit in names if curves.get(name)]
     parts = [paragraph(_retraining_in_words(information)), figures([line_chart(chart) for chart in charts])]
     if found is not None and found.recipe:
-        parts.append(tag("details", tag("summary", "The recipe"), tables.facts(tables.flat(found.recipe))))
+        parts.append(paragraph(f"Recipe: {found.recipe}.", "note"))
     return Section("retraining", "The retraining", join(parts))
 
 

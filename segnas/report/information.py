@@ -133,14 +133,14 @@ class FoundArchitecture:
 
 @dataclass(frozen=True)
 class Retrain:
-    """retrain.json."""
+    """retrain.json. `recipe`: in a sentence."""
 
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = None
     seconds: float | None = None
     final_loss: float | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,6 +279,19 @@ class Information:
         if self.data is not None:
             return self.data.classes
         return tuple(DataClass(score.name, score.color) for score in self.evaluations[0].classes) if self.evaluations else ()
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """The epoch of the search whose architecture the run goes on with: stated in its provenance, or the one (the best
+        before the last) that decoded the same."""
+        if self.architecture is None or self.search is None:
+            return None
+        stated = self.architecture.provenance.get("epoch")
+        if isinstance(stated, int):
+            return stated
+        same = [item.epoch for item in self.search.epochs if item.architecture == self.architecture.architecture]
+        likely = [epoch for epoch in (self.search.best_epoch, self.search.last_epoch) if epoch in same]
+        return likely[0] if likely else None
 
     @property
     def system(self) -> str | None:

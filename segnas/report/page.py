@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,8 @@ from segnas.report.markup import Markup, count, join, listing, percent, plural, 
 from segnas.report.published import Published, published_networks
 from segnas.report.sections import Section
 from segnas.runs.run import Run
+
+UNIT = re.compile(r"(\d) ([%kMGT]|ms)(?=\W)")  # a number and its unit stay on one line
 
 
 def write_report(run: Run) -> Path:
@@ -73,7 +76,7 @@ def in_words(information: Information) -> str:
         return "Nothing has been measured yet."
     parity = information.parity
     exported = " The exported file gives the same answers as the trained network." if parity and parity.passed else ""
-    return f"The network {listing(told)}.{exported}"
+    return UNIT.sub("\\1\u00a0\\2", f"The network {listing(told)}.{exported}")
 
 
 def _header(information: Information) -> Markup:

@@ -46,7 +46,8 @@ def summary(information: Information, warnings: Sequence[Caution]) -> Section:
     """The figures a decision needs, in tiles, and everything that speaks against relying on them."""
     listed = [tag("li", tag("b", item.level), " ", item.text, class_=item.level) for item in warnings]
     known = join([tag("h3", "What to know first"), tag("ul", *listed, class_="cautions")]) if listed else Markup("")
-    return Section("summary", "Summary", join([tag("div", *_tiles(information), class_="tiles"), known]))
+    tiles = _tiles(information)
+    return Section("summary", "Summary", join([tag("div", *tiles, class_="tiles") if tiles else Markup(""), known]))
 
 
 def _tiles(information: Information) -> list[Markup]:
@@ -193,8 +194,8 @@ def _origin(information: Information) -> str:
     words = [f"Architecture {found.id}" if found.id else "The architecture"]
     if found.provenance.get("system"):
         words.append(f"found by {found.provenance['system']}")
-    if found.provenance.get("epoch") is not None:
-        words.append(f"at epoch {found.provenance['epoch']} of the search")
+    if information.kept_epoch is not None:
+        words.append(f"at epoch {information.kept_epoch} of the search")
     if information.search is None:
         words.append("given to this run, which did not search itself")
     return f"{', '.join(words)}."
@@ -282,7 +283,10 @@ def protocol(information: Information) -> Section:
     environment = dict(information.environment)
     command = environment.pop("command", None)
     if command:
-        parts += [paragraph("The command, at the git revision and with the packages listed below:"), tag("pre", str(command))]
+        parts += [
+            paragraph("The command, at the git revision and with the packages listed below:"),
+            tag("pre", str(command), class_="wrap"),
+        ]
     parts.append(tag("details", tag("summary", "The configuration, resolved"), tag("pre", save_yaml(information.config))))
     if environment:
         listed = tables.facts(tables.flat(environment))

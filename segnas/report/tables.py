@@ -153,20 +153,21 @@ def alpha_table(search: Search, architecture: HierarchicalArchitecture | None) -
         for index, block in enumerate(architecture.cell if architecture else ())
         for state, operation in zip(block.inputs, block.operations, strict=True)
     }
-    largest = max(max(row) for row in search.alpha)
+    full = max(0.5, *(max(row) for row in search.alpha))  # an undecided edge looks pale
     head = tag("tr", tag("th", "edge", scope="col", class_="corner"), *(
         tag("th", tag("span", operation_name(name)), scope="col", class_="upright") for name in search.operations))  # fmt: skip
     rows = []
     for (block, state), probabilities in zip(search.edges, search.alpha, strict=False):
         edge = f"{state_name(state)} → block {block + 1}"
         cells = [
-            _heat(value / largest, f"{100 * value:.0f}", "right", f"{edge}, {operation_name(name)}: {100 * value:.1f} %",
+            _heat(value / full, f"{100 * value:.0f}", "right", f"{edge}, {operation_name(name)}: {100 * value:.1f} %",
                   (block, state, name) in used)
             for name, value in zip(search.operations, probabilities, strict=False)
         ]  # fmt: skip
         first = state == 0
         rows.append(tag("tr", tag("th", edge, scope="row"), *cells, class_="group" if first and block else None))
-    return captioned("Probability of each operation on each edge of the cell, percent; framed: decoded", head, rows, "heat")
+    framed = "; framed: decoded" if used else ""
+    return captioned(f"Probability of each operation on each edge of the cell, percent{framed}", head, rows, "heat")
 
 
 def beta_table(search: Search, path: Sequence[int] = ()) -> Markup:
@@ -189,7 +190,8 @@ def beta_table(search: Search, path: Sequence[int] = ()) -> Markup:
         rows.append(tag("tr", tag("th", f"into layer {layer + 1}", scope="row"), *cells))
     corner = tag("th", "to stride", scope="col", class_="corner")
     head = join([tag("tr", tag("td", class_="words"), *groups), tag("tr", corner, *ends)])
-    return captioned("Probability of each move between strides, percent; framed: the path", head, rows, "heat")
+    framed = "; framed: the path" if taken else ""
+    return captioned(f"Probability of each move between strides, percent{framed}", head, rows, "heat")
 
 
 # Cost -----------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     config.yaml        everything resolved              environment.json   versions, device, threads, seed, revision
     metrics.jsonl      one line a measurement           checkpoints/       search.pt, retrain.pt: state to resume from
+    tensorboard/       the same for TensorBoard         data.json          classes, splits, normalisation
     architecture.json  what the search found            model.safetensors  retrained weights
     evaluation.json, parity.json, latency.json, model.onnx, report.html    what the later verbs add
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -29,6 +31,7 @@ from typing import Any
 import torch
 
 from segnas.config import load_yaml, save_yaml
+from segnas.costs.latency import processor
 from segnas.errors import UserError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,6 +43,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: io.TextIOWrapper | None = None
+        self._boards: dict[str, Any] = {}  # stage -> TensorBoard writer
 
     @staticmethod
     def check(path: Path, config: Mapping[str, Any], resume: bool = False) -> None:
@@ -101,7 +105,10 @@ class Run:
         self._lock = handle
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Close the TensorBoard files and give the lock back."""
+        for board in self._boards.values():
+            board.close()
+        self._boards = {}
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -177,7 +184,10 @@ class Run:
         return state
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append one line a value to metrics.jsonl: stage, step, name, value, and the time in seconds since 1970."""
+        """Append one line a value to metrics.jsonl: stage, step, name, value, and the time in seconds since 1970.
+
+        Where the package tensorboard is installed, the same goes to the folder tensorboard/<stage>.
+        """
         now = round(time.time(), 3)
         lines = [
             json.dumps({"stage": stage, "step": step, "name": name, "value": _finite(float(value)), "seconds": now}) + "\n"
@@ -188,6 +198,19 @@ class Run:
                 file.write("".join(lines))
         except OSError as error:
             raise UserError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}; go on with --resume") from None
+
+        self._show_on_board(stage, step, values)
+
+    def _show_on_board(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        if stage not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # purge_step: what a killed process wrote beyond its last checkpoint is hidden
+            self._boards[stage] = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=step)
+        for name, value in values.items():
+            self._boards[stage].add_scalar(name, value, step)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All measurements so far (of one stage), in order."""
@@ -216,7 +239,7 @@ def environment(seed: int, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "device": device,
         "threads": torch.get_num_threads(),
         "seed": seed,
@@ -254,14 +277,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _git_revision() -> str | None:

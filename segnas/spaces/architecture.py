@@ -17,6 +17,7 @@ from typing import Any
 
 import pydantic
 
+from segnas.config import first_complaint
 from segnas.errors import Registry, UserError
 
 Architecture = Any  # an instance of a class in `families`: a frozen, hashable dataclass
@@ -52,10 +53,7 @@ def from_json(values: Any, where: str = "the architecture") -> Architecture:
     try:
         return pydantic.TypeAdapter(cls).validate_python(fields)
     except pydantic.ValidationError as error:
-        complaint = error.errors()[0]
-        place = ".".join(str(part) for part in complaint["loc"])
-        message = complaint["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where} is malformed{f' at {place}' if place else ''}: {message}") from None
+        raise UserError(f"{where} is malformed: {first_complaint(cls, error)}") from None
 
 
 def identity(architecture: Architecture) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segnas.config import to_dict
 from segnas.data.base import Dataset
 from segnas.data.loading import Batch, TrainingBatches
 from segnas.data.memory import keep_in_memory
@@ -256,7 +257,8 @@ class Retraining:
             "batch_size": self.config.batch_size,
             "seconds": self.seconds,
             "final_loss": self.final_loss,
-            "recipe": recipe(self.config),
+            "recipe": to_dict(self.config),
+            "summary": recipe(self.config),
         }
         run.write_json("retrain.json", summary)
         return self.model

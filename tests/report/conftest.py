@@ -199,8 +199,7 @@ def write_retraining(run: Run, random: np.random.Generator) -> None:
             run.log("retrain", step, {"mIoU": 62 * (1 - math.exp(-(step + 50) / 700)) + random.normal()})
     run.write_json("retrain.json", {
         "epochs": 60, "steps": steps, "batch_size": 6, "seconds": 3122.5, "final_loss": 0.262,
-        "recipe": {"optimizer": "SGD, momentum 0.9", "schedule": "poly 0.9", "learning_rate": 0.05, "warm_up": 200,
-                   "crop": [321, 321], "mixed_precision": None}})  # fmt: skip
+        "recipe": "SGD (momentum 0.9, weight decay 0.0001), poly from 0.05 with power 0.9, 200 steps of warm-up"})  # fmt: skip
 
 
 def write_run(path: Path, seed: int = 0) -> Run:

@@ -90,7 +90,7 @@ def test_it_shows_the_figures_that_a_decision_needs(make_run: Callable[[], Run])
         "Auto-DeepLab-S", "10.2 M", "333 G at 1025 × 2049",
         "bicyclist", "absent: in neither label nor prediction",
         "segnas run auto-deeplab --data data/camvid --out runs/first", "0123456789abcdef", "0a1b2c3d4e5f",
-        "filters: 8", "1 h 33 min", "epoch 34 on",
+        "filters: 8", "poly from 0.05", "1 h 33 min", "epoch 34 on",
     ):  # fmt: skip
         assert figure in text, figure
 

@@ -139,6 +139,21 @@ def test_what_a_search_should_warn_about(make_run: Callable[[], Run]) -> None:
     assert "6 of its 10 operations are skip connections" in told
 
 
+def test_the_kept_epoch_is_stated_or_the_one_that_decoded_the_same(make_run: Callable[[], Run]) -> None:
+    run = make_run()
+    assert gather(run).kept_epoch == 38
+    architecture = run.read_json("architecture.json")
+    run.write_json("architecture.json", {**architecture, "provenance": {"epoch": 36}})
+    assert gather(run).kept_epoch == 36
+    run.write_json("architecture.json", {**architecture, "provenance": {}})
+    assert gather(run).kept_epoch == 38  # the best one
+    search = run.read_json("search.json")
+    run.write_json("search.json", {**search, "best_epoch": 5})  # decoded something else
+    assert gather(run).kept_epoch == 40
+    (run.path / "search.json").unlink()
+    assert gather(run).kept_epoch is None
+
+
 def test_a_sound_run_on_a_gpu_has_no_warning(make_run: Callable[[], Run]) -> None:
     information = gather(make_run())
     good = Evaluation("test", 90.0, (ClassScore("a", (0, 0, 0), 90.0),), protocol={"images": 500})
