@@ -82,6 +82,8 @@ def retrain(
     if out is None:
         raise UserError(f"{source} is no run directory: say on which data to train and where to write (--data DIR --out RUN)")
     asked = _asked(None, data, out, preset, overrides, resume)
+    if resume:
+        _require_same(Path(out), architecture, str(source))
     with opened(asked, Path(out), resume, ["retrain"], architecture) as place:
         _write_architecture(place.run, architecture, {"from": str(source)})
         return _retrain(place)
@@ -197,6 +199,14 @@ def _asked(
     return plan(system, data, preset or DEFAULT_PRESET, overrides)
 
 
+def _require_same(out: Path, architecture: Architecture, source: str) -> None:
+    if not (out / "architecture.json").exists():
+        return
+    stored = identity(from_json(Run(out).read_json("architecture.json")))
+    if stored != identity(architecture):
+        raise UserError(f"{out} trains the architecture {stored}, and {source} is {identity(architecture)}; choose another --out")
+
+
 def _classes_of(path: Path) -> int:
     return len(Run(path).read_json("data.json")["classes"]) if (path / "data.json").exists() else CITYSCAPES_CLASSES
 
@@ -210,9 +220,17 @@ def _search(place: Workplace) -> Architecture:
     assert place.plan.system is not None
     with timed(place.run, "search"):
         architecture = load_system(place.plan.system).search(place.job)
-    _write_architecture(place.run, architecture, {"system": place.plan.system, "seed": place.config.seed})
+    provenance = {"system": place.plan.system, "preset": place.plan.preset, "seed": place.config.seed}
+    _write_architecture(place.run, architecture, {**provenance, **_epoch_of(place.run, architecture)})
     console.print(f"found architecture {identity(architecture)}")
     return architecture
+
+
+def _epoch_of(run: Run, architecture: Architecture) -> dict[str, Any]:
+    """The last epoch of search.json that decoded the architecture; empty for a system without epochs."""
+    epochs = run.read_json("search.json").get("epochs", []) if run.has("search.json") else []
+    decoded = [epoch["epoch"] for epoch in epochs if epoch.get("id") == identity(architecture)]
+    return {"epoch": decoded[-1]} if decoded else {}
 
 
 def _retrain(place: Workplace) -> TrainedModel:

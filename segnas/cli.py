@@ -1,12 +1,10 @@
-"""The command line: one verb a function, each a thin layer over api.py.
+"""The command line: one verb a function, each a thin layer over api.py, in the order in which a user meets them.
 
-Figures go to standard output (as JSON with --json), progress and errors to standard error. A user's mistake is one line and
-exit status 2; an interrupted run is saved, says how to go on, and exits with 130.
+Figures go to standard output, everything else to standard error; `main` turns what goes wrong into one line and a status.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -16,177 +14,65 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from segnas.errors import Interrupted, UserError
+from segnas.printing import in_units, print_figures, print_json, print_table
 from segnas.runs.run import FULL_DISK
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before working with it.")
-app.add_typer(data_app, name="data")
+HELP = """Search, train, measure and export segmentation networks for your own images.
 
-Data = Annotated[str | None, typer.Option("--data", help="folder of images and masks, or 'demo'")]
-Out = Annotated[Path | None, typer.Option("--out", help="run directory to write")]
-Preset = Annotated[str | None, typer.Option("--preset", help="quick, small or paper [default: small]")]
+Figures go to standard output (as JSON with --json), progress and errors to standard error. A mistake in what was asked for is
+one line and exit status 2; Ctrl-C saves a run, says how to go on, and exits with 130."""
+UNUSABLE = (PermissionError, IsADirectoryError, NotADirectoryError)  # errors of the file system that a user can mend
+
+
+def examples(*lines: str) -> str:
+    r"""The end of a verb's help: commands to copy, kept line by line (`\b`)."""
+    return "\b\nExamples:\n" + "\n".join(f"  segnas {line}" for line in lines)
+
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "data check my_images",
+        "run auto-deeplab --data my_images --out runs/first",
+        "run auto-deeplab --data demo --preset quick --out runs/demo",
+        "run --help",
+    ),
+)
+data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set before working with it.")
+
+System = Annotated[str, typer.Argument(metavar="SYSTEM", help="a name that `segnas systems` lists, or a Python file")]
+Network = Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="run directory, JSON file or name of the zoo")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as retrain.epochs=50")]
+Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="network options, such as filters=8")]
+Protocol = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="split=test, scales=[0.75,1.0,1.25], flip=true, batch_size=4")
+]
+Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="folder of images and masks, or 'demo'")]
+MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="where the run's images lie now, if they moved")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides of the configuration")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-Size = Annotated[str | None, typer.Option("--size", metavar="HxW", help="height x width of the input, for example 360x480")]
-NumClasses = Annotated[int | None, typer.Option("--classes", min=1, help="number of classes [default: the run's, else 19]")]
+Size = Annotated[str | None, typer.Option("--size", metavar="HxW", help="height x width of the input, such as 360x480")]
+NumClasses = Annotated[int | None, typer.Option("--classes", metavar="K", min=1, help="[default: the run's, else 19]")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, with exact figures")]
 
 
-@app.command()
-def systems(as_json: AsJson = False) -> None:
-    """The architecture-search systems that are here, with their presets and state."""
-    from segnas.systems.base import all_systems
-
-    rows = [
-        {"name": system.name, "paper": system.paper, "state": system.state, "presets": list(system.presets)}
-        for system in all_systems()
-    ]
-    show(rows, as_json, ["name", "state", "presets", "paper"])
-
-
-@app.command()
-def zoo(size: Size = None, as_json: AsJson = False) -> None:
-    """Published architectures: what their papers print and what is counted here (19 classes, 1025x2049 unless told)."""
-    from segnas import zoo as collection
-    from segnas.costs.counts import count as count_architecture
-
-    shape = parse_size(size) if size else (1025, 2049)
-    rows = []
-    for name in collection.names():
-        entry = collection.load(name)
-        counts = count_architecture(entry.architecture, shape, 19)
-        paper_multiply_adds = counts.paper_multiply_adds
-        rows.append(
-            {
-                "name": name,
-                "paper_parameters_m": entry.paper.get("parameters_m"),
-                "parameters": counts.parameters,
-                "paper_multiply_adds_g": entry.paper.get("multiply_adds_g"),
-                "multiply_adds_in_its_convention": paper_multiply_adds,
-                "multiply_adds": counts.multiply_adds,
-                "size": list(shape),
-                "paper": entry.paper,
-            }
-        )
-    show(rows, as_json, [key for key in rows[0] if key not in ("size", "paper")])
-
-
-@data_app.command("check")
-def data_check(data: Annotated[str, typer.Argument(metavar="DIR", help="folder, or 'demo'")], as_json: AsJson = False) -> None:
-    """Pairs, sizes, classes, unknown ids, unreadable files; exit status 2 when something is wrong."""
-    from segnas.data.check import check
-
-    report = check(data)
-    if as_json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        for row in report.rows():
-            print(row)
-    if not report.ok:
-        raise typer.Exit(2)
-
-
-@app.command()
-def count(
-    source: Annotated[str, typer.Argument(metavar="NAME_OR_JSON", help="zoo name, JSON file or run")],
-    overrides: Overrides = None,
-    size: Annotated[str, typer.Option("--size", metavar="HxW")] = "1025x2049",
-    classes: NumClasses = None,
-    as_json: AsJson = False,
-) -> None:
-    """Exact parameters and multiply-adds of a network; `filters=4` and the like override its options."""
-    from segnas import api
-
-    counts = asdict(api.count(source, parse_size(size), classes, overrides or ()))
-    if as_json:
-        print(json.dumps(counts, indent=1))
-        return
-    rows = [{"part": part, **figures} for part, figures in counts["by_part"].items()]
-    rows.append({"part": "all", "parameters": counts["parameters"], "multiply_adds": counts["multiply_adds"]})
-    show(rows, False, ["part", "parameters", "multiply_adds"])
-    if counts["paper_multiply_adds"] is not None:
-        print(f"multiply-adds in the convention of the Auto-DeepLab paper: {counts['paper_multiply_adds']:,}")
-
-
-@app.command()
-def latency(
-    source: Annotated[str, typer.Argument(metavar="ARCH", help="run, zoo name or JSON file")],
-    overrides: Overrides = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
-    size: Size = None,
-    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="[default: torch's]")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="32 or bf16")] = "32",
-    classes: NumClasses = None,
-    as_json: AsJson = False,
-) -> None:
-    """Milliseconds of one forward pass: median, quartiles, and whether they were steady."""
-    from segnas import api
-
-    if precision not in ("32", "bf16"):
-        raise UserError(f"unknown precision '{precision}'; allowed: 32, bf16")
-    shape = parse_size(size) if size else None
-    measured = api.latency(source, shape, classes, overrides or (), batch, device=device, threads=threads, precision=precision)
-    if as_json:
-        print(json.dumps(measured.to_json(), indent=1))
-        return
-    steady = " (unsteady: the machine was busy)" if measured.unsteady else ""
-    shape_text = "x".join(map(str, measured.input))
-    print(f"{measured.median_ms:.2f} ms median, {measured.q1_ms:.2f} to {measured.q3_ms:.2f} ms quartiles{steady}")
-    print(
-        f"{measured.device}, {measured.runtime}, input {shape_text}, threads {measured.threads}, precision {measured.precision}"
+@app.command(
+    epilog=examples(
+        "run auto-deeplab --data demo --preset quick --out runs/demo",
+        "run auto-deeplab --data my_images --out runs/first retrain.epochs=100",
+        "run auto-deeplab --out runs/first --resume",
     )
-    print(f"{measured.warmup} runs to warm up, {measured.runs} timed; {measured.includes}")
-
-
-@app.command()
-def search(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM")],
-    overrides: Overrides = None,
-    data: Data = None,
-    out: Out = None,
-    preset: Preset = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
-) -> None:
-    """Search an architecture; writes RUN/architecture.json."""
-    from segnas import api
-    from segnas.spaces.architecture import identity, to_json
-
-    architecture = api.search(system, data, required_out(out), preset, overrides or (), resume)
-    if as_json:
-        print(json.dumps({"id": identity(architecture), "architecture": to_json(architecture)}, indent=1))
-    else:
-        print(f"{out}/architecture.json  {identity(architecture)}")
-
-
-@app.command()
-def retrain(
-    source: Annotated[str, typer.Argument(metavar="RUN_OR_ARCHITECTURE", help="run, JSON file or zoo name")],
-    overrides: Overrides = None,
-    data: Data = None,
-    out: Out = None,
-    preset: Preset = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train the architecture of a run (or of a JSON file or the zoo, with --data and --out) from scratch."""
-    from segnas import api
-    from segnas.runs.run import Run
-
-    api.retrain(source, data, out, preset, overrides or (), resume)
-    figures = Run.open(out or Path(source)).read_json("retrain.json")
-    show_figures(figures, as_json, f"{out or source}/model.safetensors")
-
-
-@app.command()
+)
 def run(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM")],
-    overrides: Overrides = None,
+    system: System,
+    overrides: Settings = None,
     data: Data = None,
     out: Out = None,
     preset: Preset = None,
@@ -194,78 +80,246 @@ def run(
     no_export: Annotated[bool, typer.Option("--no-export", help="leave out the ONNX file")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search, retrain, evaluate, measure, export and report in one go."""
+    """From images to a report in one go. Searches, retrains, evaluates, times, exports, and writes RUN/report.html."""
     from segnas import api
 
     page = api.run(system, data, required_out(out), preset, overrides or (), resume, not no_export)
-    show_figures(summary(Path(page).parent), as_json, str(page))
+    print_figures(summary(Path(page).parent), as_json, str(page))
 
 
-@app.command()
-def evaluate(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN")],
-    overrides: Overrides = None,
+@app.command(
+    epilog=examples(
+        "search auto-deeplab --data my_images --out runs/a search.epochs=20",
+        "search auto-deeplab --out runs/a --resume",
+    )
+)
+def search(
+    system: System,
+    overrides: Settings = None,
     data: Data = None,
+    out: Out = None,
+    preset: Preset = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's model on a whole split; `split=test`, `scales=[0.75,1.0,1.25]`, `flip=true` change the protocol."""
+    """Search an architecture for a data set. Writes RUN/architecture.json."""
+    from segnas import api
+    from segnas.spaces.architecture import identity, to_json
+
+    architecture = api.search(system, data, required_out(out), preset, overrides or (), resume)
+    found = {"run": str(out), "id": identity(architecture), "architecture": to_json(architecture)}
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{out}/architecture.json  {found['id']}")
+
+
+@app.command(
+    epilog=examples(
+        "retrain runs/first",
+        "retrain runs/first/architecture.json --data my_images --out runs/b",
+        "retrain auto-deeplab-s --data my_images --out runs/s --preset paper",
+    )
+)
+def retrain(
+    source: Network,
+    overrides: Settings = None,
+    data: Data = None,
+    out: Out = None,
+    preset: Preset = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an architecture from scratch. That of a run where the run lies, any other with --data and --out."""
+    from segnas import api
+    from segnas.runs.run import Run
+
+    api.retrain(source, data, out, preset, overrides or (), resume)
+    figures = Run.open(out or Path(source)).read_json("retrain.json")
+    print_figures(figures, as_json, f"{out or source}/model.safetensors")
+
+
+@app.command(epilog=examples("evaluate runs/first", "evaluate runs/first split=test scales=[0.75,1.0,1.25] flip=true"))
+def evaluate(run_directory: RunDirectory, overrides: Protocol = None, data: MovedData = None, as_json: AsJson = False) -> None:
+    """Score a run's model on a whole split. The run's own protocol, unless settings change it."""
     from segnas import api
 
     found = api.evaluate(run_directory, overrides or (), data)
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
         return
-    for name, iou in zip(found.model.classes.names, found.scores.iou, strict=True):
-        print(f"{name:20} {'absent' if iou is None else f'{iou:6.2f}'}")
+    ious = ["absent" if iou is None else f"{iou:.2f}" for iou in found.scores.iou]
+    print_table(("class", "IoU %"), list(zip(found.model.classes.names, ious, strict=True)))
     print(f"mIoU {found.scores.mIoU:.2f}  mAcc {found.scores.mAcc:.2f}  aAcc {found.scores.aAcc:.2f}")
     print(found.protocol.text)
 
 
-@app.command()
+@app.command(
+    epilog=examples("predict runs/first photo.jpg more_photos/ --out masks", "predict runs/first large.tif --tile 512x512")
+)
 def predict(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files, or folders of them")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder [default: RUN/predictions]")] = None,
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="run directory, or a model.safetensors")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="image files, or folders of them")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="[default: RUN/predictions]")] = None,
     tile: Annotated[str | None, typer.Option("--tile", metavar="HxW", help="work in overlapping tiles of this size")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write index masks, coloured masks and overlays of images."""
+    """Segment images with a trained model. Writes index masks, coloured masks and overlays as PNG files."""
     from segnas import api
 
     predictions = api.predict(source, images, out, tile=parse_size(tile) if tile else None, flip=flip)
     if as_json:
-        print(json.dumps([prediction.to_json() for prediction in predictions], indent=1))
+        print_json([prediction.to_json() for prediction in predictions])
         return
     for prediction in predictions:
         for path in prediction.files:
             print(path)
 
 
-@app.command()
-def export(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN")], size: Size = None, data: Data = None, as_json: AsJson = False
-) -> None:
-    """Write RUN/model.onnx and check it against torch on real images."""
+@app.command(epilog=examples("export runs/first", "export runs/first --size 512x1024"))
+def export(run_directory: RunDirectory, size: Size = None, data: MovedData = None, as_json: AsJson = False) -> None:
+    """Write RUN/model.onnx and check it. Compared with torch on real images; fails when they differ."""
     from segnas import api
 
     parity = api.export_onnx(run_directory, parse_size(size) if size else None, data)
-    show_figures(parity.to_json(), as_json, str(run_directory / "model.onnx"))
+    print_figures(parity.to_json(), as_json, str(run_directory / "model.onnx"))
 
 
-@app.command()
-def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN")], as_json: AsJson = False) -> None:
-    """Write RUN/report.html."""
+@app.command(epilog=examples("report runs/first"))
+def report(run_directory: RunDirectory, as_json: AsJson = False) -> None:
+    """Write RUN/report.html. Shows whatever stages the run has."""
     from segnas import api
 
     page = api.write_report(run_directory)
-    show_figures(summary(run_directory), as_json, str(page))
+    print_figures(summary(run_directory), as_json, str(page))
+
+
+@app.command(epilog=examples("latency runs/first --threads 1", "latency auto-deeplab-s --size 512x1024 --device cuda"))
+def latency(
+    source: Network,
+    overrides: Options = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda")] = "cpu",
+    size: Size = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="images in one pass")] = 1,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="[default: torch's]")] = None,
+    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="32 or bf16")] = "32",
+    classes: NumClasses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Milliseconds of one forward pass. Median, quartiles, and whether they were steady."""
+    from segnas import api
+
+    if precision not in ("32", "bf16"):
+        raise UserError(f"unknown precision '{precision}'; allowed: 32, bf16")
+    shape = parse_size(size) if size else None
+    measured = api.latency(source, shape, classes, overrides or (), batch, device=device, threads=threads, precision=precision)
+    if as_json:
+        print_json(measured.to_json())
+        return
+    steady = " (unsteady: the machine was busy)" if measured.unsteady else ""
+    print(f"{measured.median_ms:.2f} ms median, {measured.q1_ms:.2f} to {measured.q3_ms:.2f} ms quartiles{steady}")
+    threads_used = measured.threads and f", {measured.threads} thread{'s' if measured.threads > 1 else ''}"
+    print(f"input {'x'.join(map(str, measured.input))}, precision {measured.precision}, {measured.device}{threads_used or ''}, {measured.runtime}")
+    print(f"{measured.warmup} runs to warm up, {measured.runs} timed; {measured.includes}")
+
+
+@app.command(epilog=examples("count auto-deeplab-s --size 1025x2049", "count runs/first --size 360x480 filters=8 --json"))
+def count(
+    source: Network,
+    overrides: Options = None,
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="height x width of the input")] = "1025x2049",
+    classes: NumClasses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exact parameters and multiply-adds of a network, by part."""
+    from segnas import api
+
+    counts = asdict(api.count(source, parse_size(size), classes, overrides or ()))
+    if as_json:
+        print_json(counts)
+        return
+    rows = [*counts["by_part"].items(), ("all", counts)]
+    cells = [(part, f"{figures['parameters']:,}", f"{figures['multiply_adds']:,}") for part, figures in rows]
+    print_table(("part", "parameters", "multiply-adds"), cells)
+    if counts["paper_multiply_adds"] is not None:
+        print(f"multiply-adds in the convention of the Auto-DeepLab paper: {counts['paper_multiply_adds']:,}")
+
+
+@app.command()
+def zoo(size: Size = None, as_json: AsJson = False) -> None:
+    """Published architectures: our counts beside the papers'. For the paper's input size and classes, unless --size is given."""
+    from segnas import zoo as collection
+    from segnas.costs.counts import count as count_architecture
+
+    given = parse_size(size) if size else None
+    rows = []
+    for entry in map(collection.load, collection.names()):
+        published = tuple(entry.paper["size"])
+        shape = given or published
+        counts = count_architecture(entry.architecture, shape, entry.paper["classes"])
+        rows.append(
+            {
+                "name": entry.name,
+                "size": list(shape),
+                "classes": entry.paper["classes"],
+                "parameters": counts.parameters,
+                "multiply_adds": counts.multiply_adds,
+                "paper_multiply_adds": counts.paper_multiply_adds,
+                "printed_parameters_m": entry.paper["parameters_m"],
+                "printed_multiply_adds_g": entry.paper["multiply_adds_g"] if shape == published else None,
+                "paper": entry.paper,
+            }
+        )
+    rows.sort(key=lambda row: row["parameters"])
+    if as_json:
+        print_json(rows)
+    else:
+        print_zoo(rows)
+
+
+@app.command()
+def systems(as_json: AsJson = False) -> None:
+    """The architecture-search systems and their presets."""
+    from segnas.systems.base import all_systems
+
+    found = all_systems()
+    if as_json:
+        print_json([{"name": one.name, "paper": one.paper, "state": one.state, "presets": list(one.presets)} for one in found])
+        return
+    texts = [(one.name, f"{one.paper}\n{one.state}\npresets: {', '.join(one.presets)}") for one in found]
+    print_table(("", ""), texts, text_columns=2)
+
+
+@data_app.command("check", epilog=examples("data check my_images", "data check my_images --json"))
+def data_check(
+    data: Annotated[str, typer.Argument(metavar="DIR", help="folder of images and masks, or 'demo'")], as_json: AsJson = False
+) -> None:
+    """Whether a folder can be trained on. Reads every image and mask; exit status 2 when something is wrong."""
+    from segnas.data.check import check
+
+    found = check(data)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        first, *others = found.lines()
+        print(first)
+        header, *rows = found.rows()
+        print_table(header, rows)
+        for line in others:
+            print(line)
+    if not found.ok:
+        count = len(found.problems)
+        raise UserError(f"{found.where} has {count} problem{'s' if count > 1 else ''}; training refuses it until mended")
+
+
+app.add_typer(data_app, name="data")
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """`360x480` -> (360, 480); UserError for anything else."""
     height, separator, width = text.lower().partition("x")
-    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UserError(f"'{text}' is no size; write height x width, for example 360x480")
     return int(height), int(width)
 
@@ -275,6 +329,26 @@ def required_out(out: Path | None) -> Path:
     if out is None:
         raise UserError("say where to write the run: --out RUN")
     return out
+
+
+def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
+    """Millions of parameters and billions of multiply-adds, ours beside the paper's, within 80 columns."""
+    cells = []
+    for row in rows:
+        ours = row["paper_multiply_adds"] or row["multiply_adds"]
+        cells.append(
+            (
+                row["name"],
+                "x".join(map(str, row["size"])),
+                in_units(row["parameters"], 1e6, 2),
+                f"{row['printed_parameters_m']:.2f}",
+                in_units(ours, 1e9, 2),
+                "-" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']:.2f}",
+            )
+        )
+    print_table(("name", "input", "parameters M", "paper", "multiply-adds G", "paper"), cells, text_columns=2)
+    if any(row["paper_multiply_adds"] for row in rows):
+        print("multiply-adds as the papers count them; exact figures and our own: --json")
 
 
 def summary(run_directory: Path) -> dict[str, Any]:
@@ -300,72 +374,45 @@ def summary(run_directory: Path) -> dict[str, Any]:
     return figures
 
 
-def show_figures(figures: dict[str, Any], as_json: bool, written: str) -> None:
-    """One figure a line and the file that was written, or all as JSON."""
-    if as_json:
-        print(json.dumps({**figures, "written": written}, indent=1))
-        return
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {formatted(item)}" for key, item in value.items())
-        print(f"{name:26} {formatted(value)}")
-    print(written)
-
-
-def show(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str]) -> None:
-    """Rows as a table within the terminal's width, or as JSON."""
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        number = isinstance(rows[0][column], (int, float))
-        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(formatted(row[column]) for column in columns))
-    Console(highlight=False).print(table)
-
-
-def formatted(value: Any) -> str:
-    """A value for people: thousands apart, four significant digits, lists with commas."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a verb and turns what goes wrong into one line and an exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in ([], ["data"]):
+        given.append("--help")
+    command = typer.main.get_command(app)
     try:
-        status = app(args=given, prog_name="segnas", standalone_mode=False)
+        with command.make_context("segnas", list(given)) as context:  # not app(...), which keeps Ctrl-C to itself
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:  # of --help
+        sys.exit(done.exit_code)
     except UserError as error:
         fail(str(error))
     except Interrupted as error:
-        words = [word for word in given if word != "--resume"]
-        fail(f"{str(error).removesuffix('; go on with --resume')}; go on with: segnas {shlex.join([*words, '--resume'])}", 130)
+        fail(f"{str(error).removesuffix('; go on with --resume')}; go on with: {resuming(given)}", 130)
     except KeyboardInterrupt:
-        fail("stopped; what was saved last is kept (--resume goes on from it)", 130)
+        begun = any((Path(word.removeprefix("--out=")) / "config.yaml").exists() for word in given)
+        fail(f"stopped; what was saved last is kept; go on with: {resuming(given)}" if begun else "stopped", 130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        fail(f"the disk is full: cannot write {error.filename or 'a file'}; free some space and go on with --resume")
+        if error.errno in FULL_DISK:
+            fail(f"the disk is full: cannot write {error.filename or 'a file'}; free some space and go on with --resume")
+        if isinstance(error, UNUSABLE):
+            fail(f"cannot use {error.filename}: {error.strerror}")
+        raise
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own complaints about the words of the command
             raise
-        fail(error.format_message().replace("\n", " "))
-    else:
-        sys.exit(status if isinstance(status, int) else 0)
+        verb = "" if given[0].startswith("-") or "No such command" in error.format_message() else f" {given[0]}"
+        fail(f"{error.format_message().rstrip('.')}; see segnas{verb} --help")
+
+
+def resuming(given: Sequence[str]) -> str:
+    """The command that goes on with what `given` began."""
+    words = [word for word in given if word != "--resume"]
+    return f"segnas {shlex.join([*words, '--resume'])}"
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -64,7 +64,7 @@ def override(config: C, assignments: Sequence[str]) -> C:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"{key}: cannot read the value '{text}'") from None
-        _assign(values, key.split("."), _scientific(value))
+        _assign(values, key.split("."), value, text.strip())
     return from_dict(type(config), values)
 
 
@@ -117,10 +117,13 @@ def _full_key(name: str, keys: Sequence[str]) -> str:
     raise UserError(f"unknown key '{name}'{near}")
 
 
-def _assign(values: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, text: str) -> None:
     for part in parts[:-1]:
         values = values[part]
-    values[parts[-1]] = value
+    if isinstance(values[parts[-1]], str):  # a word, as in `precision=32`, whatever YAML takes it for
+        values[parts[-1]] = text if isinstance(value, (int, float)) else value
+    else:
+        values[parts[-1]] = _scientific(value)
 
 
 def _scientific(value: Any) -> Any:

@@ -34,6 +34,7 @@ from segnas.config import load_yaml, save_yaml
 from segnas.costs.latency import processor
 from segnas.errors import UserError
 
+UNBEGUN = (".lock", "checkpoints", "config.yaml.partial")  # all that a run killed before its config.yaml leaves
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -57,7 +58,7 @@ class Run:
             raise UserError(f"{path} is a file; choose a folder for the run with --out")
         if stored.exists() and not resume:
             raise UserError(f"{path} holds a run already; go on with it (--resume), or choose another --out")
-        if path.is_dir() and any(path.iterdir()) and not stored.exists():
+        if path.is_dir() and not stored.exists() and any(entry.name not in UNBEGUN for entry in path.iterdir()):
             raise UserError(f"{path} is not empty and holds no run; choose another --out")
         if stored.exists():
             difference = first_difference(load_yaml(stored), dict(config))
@@ -96,7 +97,10 @@ class Run:
 
     def lock(self) -> None:
         """Hold the run for this process until it ends; raises UserError when another process holds it."""
-        handle = open(self.path / ".lock", "a+", encoding="utf-8")
+        try:
+            handle = open(self.path / ".lock", "a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write in {self.path}: {error.strerror}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -170,6 +174,9 @@ class Run:
         """The state saved last for `stage` on the CPU, or None; metrics.jsonl is cut back to what it was then."""
         path = self.path / "checkpoints" / f"{stage}.pt"
         if not path.exists():
+            if self.has("metrics.jsonl"):  # lines of a stage that was killed before its first checkpoint
+                kept = [json.dumps(row) + "\n" for row in self.metrics() if row["stage"] != stage]
+                self.write_text("metrics.jsonl", "".join(kept))
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,9 +27,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from segnas.config import configuration, replace
@@ -64,25 +65,25 @@ class SearchConfig:
     select: which decoded architecture the search returns, the last or the one that scored best.
     """
 
-    layers: int = 12
-    blocks: int = 5
-    filters: int = 8
+    layers: PositiveInt = 12
+    blocks: PositiveInt = 5
+    filters: Annotated[int, Field(ge=2)] = 8  # a factorized reduction splits them in two
     operations: tuple[str, ...] = OPERATIONS
-    stem: tuple[int, int, int] = (64, 64, 128)
-    head_width: int = 256
-    epochs: int = 40
+    stem: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 64, 128)
+    head_width: PositiveInt = 256
+    epochs: PositiveInt = 40
     architecture_from_epoch: int = 20
-    batch_size: int = 2
-    crop: tuple[int, int] = (321, 321)
-    resize: float = 0.5
-    learning_rate: float = 0.025
-    final_learning_rate: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    clip_norm: float = 0.0
-    architecture_learning_rate: float = 3e-3
-    architecture_weight_decay: float = 1e-3
-    scored_images: int = 64
+    batch_size: PositiveInt = 2
+    crop: tuple[PositiveInt, PositiveInt] = (321, 321)
+    resize: Annotated[float, Field(gt=0, le=4)] = 0.5
+    learning_rate: PositiveFloat = 0.025
+    final_learning_rate: NonNegativeFloat = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 3e-4
+    clip_norm: NonNegativeFloat = 0.0
+    architecture_learning_rate: PositiveFloat = 3e-3
+    architecture_weight_decay: NonNegativeFloat = 1e-3
+    scored_images: PositiveInt = 64
     select: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
@@ -91,8 +92,10 @@ class SearchConfig:
             raise ValueError(f"operations: unknown '{unknown[0]}'{did_you_mean(unknown[0], OPERATIONS)}")
         if not set(self.operations) - {"none"}:
             raise ValueError("operations: none is left but 'none'")
-        if min(self.layers, self.blocks, self.filters, self.epochs, self.batch_size, self.scored_images, *self.crop) < 1:
-            raise ValueError("layers, blocks, filters, epochs, batch_size, scored_images and crop must be at least 1")
+        if len(set(self.operations)) < len(self.operations):
+            raise ValueError("operations: one is named twice")
+        if self.batch_size == 1 and max(self.crop) <= 32:
+            raise ValueError("batch_size=1 needs a crop of at least 33: at stride 32 one value a channel has no statistics")
         if not 0 <= self.architecture_from_epoch < self.epochs:
             raise ValueError(f"architecture_from_epoch must lie in 0..{self.epochs - 1}, or alpha and beta are never trained")
 
@@ -272,9 +275,12 @@ def search(job: Job) -> AutoDeepLab:
             this.epoch, this.step = this.epoch + 1, 0
             this.sums.zero_()
             run.log("search", this.epoch, {key: value for key, value in record.items() if isinstance(value, (int, float))})
+            clock.count()
+            write_search(this, run)  # before the checkpoint: killed between the two, the epoch ends once more
             clock.save(run)
-            write_search(this, run)
             progress.epoch(this.epoch, config.epochs, shown(record))
+            if stop.requested:
+                raise Interrupted(f"the search is saved after epoch {this.epoch}")
     return from_json(chosen(this)["architecture"])
 
 
@@ -291,10 +297,14 @@ class Clock:
         """Whether the last save lies too far back."""
         return time.monotonic() - self.saved > self.SAVE_EVERY
 
+    def count(self) -> None:
+        """Bring the seconds used so far up to date."""
+        self.this.seconds = self.before + time.monotonic() - self.started
+
     def save(self, run: Run) -> None:
         """Write the checkpoint with the seconds used so far."""
+        self.count()
         self.saved = time.monotonic()
-        self.this.seconds = self.before + self.saved - self.started
         run.save_checkpoint("search", self.this.state())
 
 
@@ -413,11 +423,12 @@ def quick() -> AutoDeepLabConfig:
         crop=(65, 97),
         resize=1.0,
         batch_size=8,
-        epochs=6,
-        architecture_from_epoch=2,
+        epochs=5,
+        architecture_from_epoch=1,
+        architecture_learning_rate=0.02,
         clip_norm=5.0,
     )
-    network = NetworkOptions(filters=8, stem=(16, 16, 32), aspp_width=48, low_level_width=16, decoder_width=48)
+    network = NetworkOptions(filters=12, stem=(16, 24, 48), aspp_width=64, low_level_width=24, decoder_width=64)
     return with_search(run_preset("quick"), search, network)
 
 

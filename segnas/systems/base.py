@@ -65,17 +65,21 @@ def load_system(name: str) -> System:
     _import_all()
     if not name.endswith(".py"):
         return systems[name]
-    path = Path(name)
+    path = Path(name).resolve()
     if not path.is_file():
         raise UserError(f"there is no file {name}; a system is a name ({', '.join(systems)}) or a Python file")
-    module_name = f"segnas_system_{path.stem}"
+    module_name = f"segnas_system_{path.with_suffix('')}"  # the whole path: two files may have one name
     if module_name not in sys.modules:
         specification = importlib.util.spec_from_file_location(module_name, path)
         assert specification is not None
         assert specification.loader is not None
         module = importlib.util.module_from_spec(specification)
         sys.modules[module_name] = module
-        specification.loader.exec_module(module)
+        try:
+            specification.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
     found = [value for value in vars(sys.modules[module_name]).values() if isinstance(value, System)]
     if len(found) != 1:
         raise UserError(f"{name} must hold exactly one System, found {len(found)}; docs/adding_a_system.md shows how")

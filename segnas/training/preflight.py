@@ -15,6 +15,8 @@ from segnas.costs.memory import available_memory, peak_memory
 from segnas.data.loading import Batch
 from segnas.errors import UserError
 
+SMALLEST = 33  # pixels: below this the coarsest map is a single pixel
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -43,21 +45,19 @@ class Size:
 def measure(
     stage: str, step: Callable[[Batch], None], batch: Batch, steps: int, device: torch.device, size: Size, network: nn.Module
 ) -> Measurement:
-    """Run `step` on a quarter of the batch's area, see whether the whole would fit, then run it twice and time the second.
+    """Run `step` on a part of the batch's area, see whether the whole would fit, then run it twice and time the second.
 
     Raises UserError with the settings that would fit when the memory does not suffice.
     """
     height, width = batch.images.shape[2:]
-    quarter = Batch(
-        batch.images[..., : -(-height // 2), : -(-width // 2)],
-        batch.labels[..., : -(-height // 2), : -(-width // 2)],
-        batch.names,
-    )
-    step(quarter)  # loads what is loaded once
+    rows, columns = (min(side, max(SMALLEST, -(-side // 2))) for side in (height, width))
+    part = Batch(batch.images[..., :rows, :columns], batch.labels[..., :rows, :columns], batch.names)
+    step(part)  # loads what is loaded once
     before = peak_memory(lambda: None, device)
-    growth = peak_memory(lambda: step(quarter), device) - before
+    growth = peak_memory(lambda: step(part), device) - before
+    growth = growth * height * width // (rows * columns)
     available = available_memory(device)
-    require_memory(before + 4 * growth, available, size, stage)
+    require_memory(before, growth, available, size, stage)
     seconds = 0.0
 
     def two_steps() -> None:
@@ -72,28 +72,32 @@ def measure(
     try:
         memory = peak_memory(two_steps, device)
     except torch.OutOfMemoryError:
-        require_memory(max(before + 4 * growth, 1.1 * available), available, size, stage)
+        require_memory(before, max(growth, 1.1 * (available - before)), available, size, stage)
         raise
     state = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
     return Measurement(stage, steps, seconds, seconds * steps, memory, state)
 
 
-def require_memory(needed: float, available: float, size: Size, stage: str) -> None:
+def require_memory(fixed: float, growing: float, available: float, size: Size, stage: str) -> None:
     """Raise UserError when a step does not fit, with the crop, the batch and the width that would.
 
-    Activations grow linearly with the crop's area, the batch and the filters; each suggestion changes one of them alone.
+    fixed: bytes that the process holds before a step. growing: bytes of a step, which are mostly activations and grow
+    linearly with the crop's area, the batch and the filters; each suggestion changes one of them alone.
     """
-    if needed <= available:
+    if fixed + growing <= available:
         return
-    share = available / needed
-    crop = [max(33, int(side * share**0.5 - 1) // 32 * 32 + 1) for side in size.crop]
+    share = max(0.0, available - fixed) / growing
+    crop = [int(side * share**0.5 - 1) // 32 * 32 + 1 for side in size.crop]
     batch, filters = int(size.batch_size * share), int(size.filters * share)
-    ways = [f"{size.crop_key}=[{crop[0]},{crop[1]}]"]
+    ways = [f"{size.crop_key}=[{crop[0]},{crop[1]}]"] if min(crop) >= SMALLEST else []
     ways += [f"{size.batch_key}={batch}"] if batch >= 1 else []
-    ways += [f"{size.filters_key}={filters}"] if filters >= 1 else []
+    ways += [f"{size.filters_key}={filters}"] if filters >= 2 else []
     gib = 2**30
-    fact = f"a step of the {stage} needs about {needed / gib:.1f} GiB and {available / gib:.1f} GiB are free"
-    raise UserError(f"{fact}; what would fit: {', or '.join(ways)}")
+    fact = f"a step of the {stage} needs about {(fixed + growing) / gib:.1f} GiB and {available / gib:.1f} GiB are free"
+    advice = (
+        f"what would fit: {', or '.join(ways)}" if ways else f"lower {size.crop_key}, {size.batch_key} and {size.filters_key}"
+    )
+    raise UserError(f"{fact}; {advice}")
 
 
 def require_packages(missing: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segnas.config import to_dict
 from segnas.data.base import Dataset
 from segnas.data.loading import Batch, TrainingBatches
 from segnas.data.memory import keep_in_memory
@@ -257,8 +256,7 @@ class Retraining:
             "batch_size": self.config.batch_size,
             "seconds": self.seconds,
             "final_loss": self.final_loss,
-            "recipe": to_dict(self.config),
-            "summary": recipe(self.config),
+            "recipe": recipe(self.config),
         }
         run.write_json("retrain.json", summary)
         return self.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from torch.nn import functional as F
 from segnas.nets.auto_deeplab_supernet import (
     AutoDeepLabSupernet,
     Mixture,
-    Node,
     SearchCell,
     levels_at,
     one_hot,
@@ -68,6 +68,11 @@ def last_features(network: AutoDeepLabSupernet, mixture: Mixture, x: Tensor) -> 
     return seen, logits
 
 
+def layers_of(network: AutoDeepLabSupernet) -> list[dict[int, Any]]:
+    """The nodes of each layer by level."""
+    return [{int(level): node for level, node in nodes.items()} for nodes in network.layers]  # type: ignore[operator, union-attr]
+
+
 def count_calls(network: nn.Module, kind: type[nn.Module]) -> Counter[str]:
     """Counts, from now on, how often each module of that kind runs."""
     counter: Counter[str] = Counter()
@@ -102,7 +107,7 @@ class Recursion:
 
     def h(self, layer: int, level: int) -> Tensor:
         if (layer, level) not in self.known:
-            node = self.network.layers[layer - 1][str(level)]
+            node = layers_of(self.network)[layer - 1][level]
             total: Tensor | float = 0.0
             for source in (level - 1, level, level + 1):
                 if self.exists(layer - 1, source):
@@ -112,7 +117,7 @@ class Recursion:
             self.known[layer, level] = total
         return self.known[layer, level]
 
-    def cell(self, node: Node, layer: int, level: int, source: int) -> Tensor:
+    def cell(self, node: Any, layer: int, level: int, source: int) -> Tensor:
         previous = self.h(layer - 1, source)
         if source > level:
             previous = bilinear(previous, self.sizes[level])
@@ -153,7 +158,7 @@ def walk(network: AutoDeepLabSupernet, architecture: AutoDeepLab, x: Tensor) -> 
     produced = {(-1, -1): half, (0, 0): quarter}  # (layer, level) -> tensor on the path
     level = 0
     for layer, following in enumerate(architecture.path, start=1):
-        node = network.layers[layer - 1][str(following)]
+        node = layers_of(network)[layer - 1][following]
         previous = produced[layer - 1, level]
         height, width = quarter.shape[2:]
         size = (math.ceil(height / 2**following), math.ceil(width / 2**following))
@@ -235,16 +240,16 @@ def test_every_node_and_direction_is_evaluated_once(layers: int, evaluations: in
         network(images(33, 33, 1), random_mixture(layers, 1))
     assert calls.total() == evaluations
     directions = {
-        f"layers.{i}.{level}.cell": len(node.directions) for i, n in enumerate(network.layers) for level, node in n.items()
+        f"layers.{i}.{level}.cell": len(node.directions) for i, n in enumerate(layers_of(network)) for level, node in n.items()
     }
     assert dict(calls) == directions
 
 
 def test_the_nodes_of_each_layer_and_their_neighbours() -> None:
     network = tiny(layers=5)
-    assert [sorted(map(int, nodes)) for nodes in network.layers] == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert [sorted(nodes) for nodes in layers_of(network)] == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
     assert [list(levels_at(layer)) for layer in (0, 1, 3, 9)] == [[0], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
-    directions = [{int(level): sorted(map(int, node.directions)) for level, node in nodes.items()} for nodes in network.layers]
+    directions = [{level: sorted(map(int, node.directions)) for level, node in nodes.items()} for nodes in layers_of(network)]
     assert directions[0] == {0: [0], 1: [0]}
     assert directions[1] == {0: [0, 1], 1: [0, 1], 2: [1]}
     assert directions[2] == {0: [0, 1], 1: [0, 1, 2], 2: [1, 2], 3: [2]}
@@ -255,23 +260,23 @@ def test_what_stands_in_for_a_missing_earlier_tensor() -> None:
     """(source level, stride, channels) of H^{l-2}: the author's rule, stem widths (., 4, 5), cells of 2 blocks x 2 filters."""
     network = tiny(layers=5)
     found = {}
-    for layer, nodes in enumerate(network.layers, start=1):
+    for layer, nodes in enumerate(layers_of(network), start=1):
         for level, node in nodes.items():
             reduction = isinstance(node.before, FactorizedReduction)
             convolution = node.before.first if reduction else node.before.conv
-            found[layer, int(level)] = (source_before(layer, int(level)), convolution.stride[0], convolution.in_channels)
+            found[layer, level] = (source_before(layer, level), convolution.stride[0], convolution.in_channels)
     assert found[1, 0] == (-1, 2, 4)
     assert found[1, 1] == (-1, 4, 4)
     assert [found[2, level] for level in range(3)] == [(0, 1, 5), (0, 2, 5), (0, 4, 5)]
     assert [found[3, level] for level in range(4)] == [(0, 1, 4), (1, 1, 8), (1, 2, 8), (1, 4, 8)]
     assert [found[4, level] for level in range(4)] == [(0, 1, 4), (1, 1, 8), (2, 1, 16), (2, 2, 16)]
     assert [found[5, level] for level in range(4)] == [(0, 1, 4), (1, 1, 8), (2, 1, 16), (3, 1, 32)]
-    for layer, nodes in enumerate(network.layers, start=1):
+    for layer, nodes in enumerate(layers_of(network), start=1):
         for level, node in nodes.items():
             for source, entry in node.directions.items():
-                assert isinstance(entry, FactorizedReduction if int(source) < int(level) else ReLUConvBN)
+                assert isinstance(entry, FactorizedReduction if int(source) < level else ReLUConvBN)
                 convolution = entry.first if isinstance(entry, FactorizedReduction) else entry.conv
-                assert convolution.stride[0] == (2 if int(source) < int(level) else 1)
+                assert convolution.stride[0] == (2 if int(source) < level else 1)
                 assert convolution.in_channels == (5 if layer == 1 else 4 * 2 ** int(source))
 
 
@@ -296,7 +301,7 @@ def test_a_node_shares_operations_between_its_directions_and_not_with_other_node
     entries = [number for name, number in calls.items() if ".directions." in name or ".before." in name]
     assert set(entries) == {1}, "preprocessing belongs to one direction"
     owners = Counter(
-        id(parameter) for node_set in network.layers for node in node_set.values() for parameter in node.parameters()
+        id(parameter) for node_set in layers_of(network) for node in node_set.values() for parameter in node.parameters()
     )
     assert set(owners.values()) == {1}, "no parameter stands in two nodes"
 
@@ -310,7 +315,7 @@ def test_affine_batch_norm_in_stem_and_heads_alone() -> None:
 def test_the_head_of_each_scale() -> None:
     """Three branches: pooling, 1x1, one dense 3x3 of rate 96 / stride."""
     for level, head in tiny().heads.items():
-        _, aspp, classifier = head
+        aspp, classifier = head[1], head[2]  # type: ignore[index]
         assert [branch.conv.dilation[0] for branch in aspp.atrous] == [96 // (4 * 2 ** int(level))]
         assert aspp.atrous[0].conv.groups == 1
         assert aspp.project.conv.in_channels == 3 * 3
