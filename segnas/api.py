@@ -175,12 +175,12 @@ def latency(
     own_size = size is None and trained.exists()
     if own_size:
         size = tuple(Run(Path(source)).read_json("cost.json")["size"])
+    architecture = zoo.with_options(zoo.find(str(source)), overrides)
     if size is None:
         raise UserError(f"{source} is no trained run: say the input size (--size HxW)")
     if trained.exists() and not overrides:
         network = TrainedModel.load(Path(source)).network
     else:
-        architecture = zoo.with_options(zoo.find(str(source)), overrides)
         network = build(architecture, num_classes or _classes_of(Path(source)))
     measured = measure_latency(network, (batch, 3, *size), **conditions)
     if own_size and not overrides:
@@ -192,6 +192,8 @@ def latency(
 def _asked(
     system: str | None, data: str | None, out: str | Path, preset: str | None, overrides: Sequence[str], resume: bool
 ) -> Plan:
+    if resume and not Path(out).exists():
+        raise UserError(f"there is no run in {out} to go on with; leave out --resume to begin one")
     if resume and (Path(out) / "config.yaml").exists():
         return resumed(Path(out), system, data, preset, overrides)
     if data is None:

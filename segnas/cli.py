@@ -219,8 +219,10 @@ def latency(
         return
     steady = " (unsteady: the machine was busy)" if measured.unsteady else ""
     print(f"{measured.median_ms:.2f} ms median, {measured.q1_ms:.2f} to {measured.q3_ms:.2f} ms quartiles{steady}")
-    threads_used = measured.threads and f", {measured.threads} thread{'s' if measured.threads > 1 else ''}"
-    print(f"input {'x'.join(map(str, measured.input))}, precision {measured.precision}, {measured.device}{threads_used or ''}, {measured.runtime}")
+    conditions = ["x".join(map(str, measured.input)), f"precision {measured.precision}", measured.device, measured.runtime]
+    if measured.threads:
+        conditions.append(f"{measured.threads} thread{'s' if measured.threads > 1 else ''}")
+    print(f"input {', '.join(conditions)}")
     print(f"{measured.warmup} runs to warm up, {measured.runs} timed; {measured.includes}")
 
 

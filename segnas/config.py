@@ -51,7 +51,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "the configu
 def override(config: C, assignments: Sequence[str]) -> C:
     """`config` with `key=value` assignments applied; keys are dotted paths, values are YAML (`lr=0.1`, `crop=[65, 129]`).
 
-    A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `search_filters` is not).
+    A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `layers` is not).
     """
     values = to_dict(config)
     keys = dotted_keys(values)
@@ -110,6 +110,9 @@ def _full_key(name: str, keys: Sequence[str]) -> str:
         return endings[0]
     if endings:
         raise UserError(f"the key '{name}' is ambiguous; write one of {', '.join(endings)}")
+    inside = [key for key in keys if key.startswith(f"{name}.")]
+    if inside:
+        raise UserError(f"'{name}' is a section; write one of its keys: {', '.join(inside)}")
     short = {key.rsplit(".", 1)[-1]: key for key in keys}
     near = did_you_mean(name, [*keys, *short])
     for last, key in short.items():
@@ -147,7 +150,7 @@ def first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
         return f"unknown key '{key}'{did_you_mean(str(complaint['loc'][-1]), siblings)}"
     if complaint["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"the key '{key}' is missing"
-    message = complaint["msg"].removeprefix("Value error, ")
+    message = complaint["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list such as [1, 2]")
     if not key or isinstance(complaint["input"], Mapping):
         return f"{key}: {message}" if key else message
     return f"{key}: {message[0].lower()}{message[1:]} (got {complaint['input']!r:.80})"

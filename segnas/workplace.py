@@ -86,7 +86,7 @@ class Workplace:
 def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
     """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
     config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
-    return Plan(system, preset_name, _dataset(data), override(config, overrides))
+    return Plan(_system(system), preset_name, _dataset(data), override(config, overrides))
 
 
 def planned(run: Run) -> Plan:
@@ -102,7 +102,7 @@ def resumed(out: Path, system: str | None, data: str | None, preset_name: str | 
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
     dataset = stored.dataset if data is None else _dataset(data)
-    return Plan(system or stored.system, preset_name or stored.preset, dataset, override(stored.config, overrides))
+    return Plan(_system(system) or stored.system, preset_name or stored.preset, dataset, override(stored.config, overrides))
 
 
 @contextmanager
@@ -234,3 +234,8 @@ def fingerprint(dataset: Dataset) -> str:
 def _dataset(data: str) -> str:
     """What config.yaml says of the data: the demo, or a folder wherever the run is continued from."""
     return data if data == "demo" else str(Path(data).absolute())
+
+
+def _system(name: str | None) -> str | None:
+    """What config.yaml says of the system: its name, or a file wherever the run is continued from."""
+    return str(Path(name).absolute()) if name is not None and name.endswith(".py") else name

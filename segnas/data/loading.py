@@ -33,6 +33,7 @@ class TrainingBatches:
     """The training batches of some samples of a split.
 
     indices: positions in the split. stream: a name that sets the order apart from that of other loaders with the same seed.
+    key: the setting that holds the batch size, for the message.
     Raises UserError when there are fewer samples than the batch needs.
     """
 
@@ -46,11 +47,12 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         stream: str,
+        key: str = "batch_size",
     ) -> None:
         if len(indices) < batch_size:
             raise UserError(
                 f"{len(indices)} images of the split '{split}' are too few for batches of {batch_size}; "
-                f"give a batch size of at most {len(indices)}, or more images"
+                f"set {key} to at most {len(indices)}, or give more images"
             )
         self.indices = tuple(indices)
         self.batch_size = batch_size

@@ -23,7 +23,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from segnas.costs.latency import processor
 from segnas.errors import UserError
 
 UNBEGUN = (".lock", "checkpoints", "config.yaml.partial")  # all that a run killed before its config.yaml leaves
+MAY_CHANGE = ("segnas", "dataset", "device", "data.workers", "data.cache")  # where and how is computed, not what
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,17 +52,18 @@ class Run:
         """Whether `create` would take the folder; writes nothing.
 
         Raises UserError when the folder holds a run and `resume` is false, when it holds something else, or when the stored
-        configuration differs from `config`.
+        configuration differs from `config` in more than `MAY_CHANGE`.
         """
         stored = path / "config.yaml"
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; choose a folder for the run with --out")
+        _require_writable(path)
         if stored.exists() and not resume:
             raise UserError(f"{path} holds a run already; go on with it (--resume), or choose another --out")
         if path.is_dir() and not stored.exists() and any(entry.name not in UNBEGUN for entry in path.iterdir()):
             raise UserError(f"{path} is not empty and holds no run; choose another --out")
         if stored.exists():
-            difference = first_difference(load_yaml(stored), dict(config))
+            difference = first_difference(load_yaml(stored), dict(config), apart_from=MAY_CHANGE)
             if difference:
                 raise UserError(f"{path} was started with {difference}; resume with the same settings, or choose another --out")
 
@@ -78,7 +80,7 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
         run.lock()
-        if not (path / "config.yaml").exists():
+        if not (path / "config.yaml").exists() or run.config() != dict(config):
             run.write_text("config.yaml", save_yaml(config))
         return run
 
@@ -255,11 +257,14 @@ def environment(seed: int, device: str) -> dict[str, Any]:
     }
 
 
-def first_difference(stored: Any, given: Any, key: str = "") -> str | None:
-    """`key=stored, not given` for the first leaf in which two nested values differ, or None."""
+def first_difference(stored: Any, given: Any, key: str = "", apart_from: Sequence[str] = ()) -> str | None:
+    """`key=stored, not given` for the first leaf in which two nested values differ, or None; keys in `apart_from` may."""
+    if key in apart_from:
+        return None
     if isinstance(stored, dict) and isinstance(given, dict):
         for name in [*stored, *(name for name in given if name not in stored)]:
-            difference = first_difference(stored.get(name), given.get(name), f"{key}.{name}" if key else str(name))
+            inner = f"{key}.{name}" if key else str(name)
+            difference = first_difference(stored.get(name), given.get(name), inner, apart_from)
             if difference:
                 return difference
         return None
@@ -274,6 +279,15 @@ def working_on(run: Run) -> Iterator[Run]:
         yield run
     finally:
         run.release()
+
+
+def _require_writable(path: Path) -> None:
+    """Raise UserError unless the folder, or the nearest one above it that exists, is a folder and can be written in."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise UserError(f"cannot make the folder {path}: {existing} is a file; choose another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {existing}: permission denied; choose another --out")
 
 
 def _finite(value: Any) -> Any:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from segnas.config import configuration, replace
 from segnas.costs.counts import count
 from segnas.data.loading import Batch, TrainingBatches, halves
+from segnas.data.statistics import evenly_spaced
 from segnas.data.transforms import DataConfig, scaled_size
 from segnas.errors import Interrupted, UserError, did_you_mean
 from segnas.nets.auto_deeplab_supernet import MOVES, AutoDeepLabSupernet, Mixture, levels_at, one_hot
@@ -132,7 +133,7 @@ class Relaxation(nn.Module):
 
 
 def decode(mixture: Mixture, config: SearchConfig, network: NetworkOptions) -> AutoDeepLab:
-    """The cell of the two strongest inputs of each block, and the most probable path (sections 4.2)."""
+    """The cell of the two strongest inputs of each block, and the most probable path (section 4.2)."""
     states: list[list[int]] = [[] for _ in range(config.blocks)]
     for block, state in edges(config.blocks):
         states[block].append(state)
@@ -176,7 +177,8 @@ class Search:
         self.train_a = self._batches(half_a, data, "trainA")
         self.train_b = self._batches(half_b, data, "trainB")
         plain = replace(data, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-        self.scored = self._batches(half_b[: max(config.batch_size, config.scored_images)], plain, "scored")
+        scored = evenly_spaced(len(half_b), max(config.batch_size, config.scored_images))
+        self.scored = self._batches([half_b[place] for place in scored], plain, "scored")
         self.steps = min(len(self.train_a), len(self.train_b))
         self.epoch = self.step = 0
         self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
@@ -184,9 +186,9 @@ class Search:
         self.history: list[dict[str, Any]] = []
 
     def _batches(self, indices: Sequence[int], data: DataConfig, stream: str) -> TrainingBatches:
-        job = self.job
+        job, size = self.job, self.config.batch_size
         return TrainingBatches(
-            job.dataset, "train", indices, data, job.normalization, self.config.batch_size, job.config.seed, stream=stream
+            job.dataset, "train", indices, data, job.normalization, size, job.config.seed, stream, "search.batch_size"
         )
 
     def loss(self, batch: Batch, mixture: Mixture) -> Tensor:

@@ -1,7 +1,7 @@
 """What a system is: a name, a paper, a configuration with presets, and one function that searches.
 
-    @systems.register("my-system")            (in segnas/systems/my_system.py, or in any file given on the command line)
-    System(name=..., paper=..., config=MyConfig, presets={"quick": quick}, search=search)
+    SYSTEM = System(name="my-system", paper=..., state=..., config=MyConfig, presets={"quick": quick}, search=search)
+    systems.register(SYSTEM.name)(SYSTEM)     (in segnas/systems/; a file given on the command line needs no registering)
 
 Everything after the search (retrain, evaluate, export, report) needs the architecture alone and knows no system.
 """

@@ -63,7 +63,10 @@ def small() -> RunConfig:
 
 @run_presets.register("paper")
 def paper() -> RunConfig:
-    """Auto-DeepLab on Cityscapes (section 5.2): 1.5 million steps of crop 769 from scratch, poly 0.9 from 0.05."""
+    """Auto-DeepLab on Cityscapes (section 5.2): 1.5 million steps of crop 769 from scratch, poly 0.9 from 0.05.
+
+    The batch, the weight decay and the keep probability are DeepLab's usual values, not the paper's.
+    """
     return RunConfig(
         data=DataConfig(crop=(769, 769)),
         retrain=RetrainConfig(

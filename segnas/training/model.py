@@ -111,7 +111,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What is said about the model and its tensors, from a file or a run directory."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        hint = "the run is not trained yet (segnas retrain)" if path.is_dir() else "no such file"
+        hint = "the run is not trained yet (segnas retrain)" if path.is_dir() else "no such file or folder"
         raise UserError(f"there is no model in {path}: {hint}")
     try:
         with safetensors.safe_open(file, framework="pt") as handle:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from segnas.data.base import Classes
-from segnas.data.images import IMAGE_SUFFIXES, read_image
+from segnas.data.images import IMAGE_SUFFIXES, image_size, read_image
 from segnas.errors import UserError
 from segnas.runs.progress import StageProgress
 from segnas.training.device import Device
@@ -55,8 +55,8 @@ def predict(
     NAME_mask.png: RGB, the classes' colours. NAME_overlay.png: RGB, half image, half mask.
     tile: (height, width) in pixels of the parts in which larger images are predicted (None: always whole); overlap: the share of
     a tile, 0 to 0.9, that neighbours have in common. The network is moved to the device.
-    Raises UserError, before anything is written, when an image is missing, two would be written under one name, or `out` is the
-    folder of an image; and for an image that cannot be read.
+    Raises UserError, before anything is written, when an image is missing or none, two would be written under one name, or `out`
+    is the folder of an image; and on the way for an image that turns out to be damaged.
     """
     if tile is not None and min(tile) < 1:
         raise UserError(f"a tile of {tile[0]}x{tile[1]} is no size; give height x width in pixels, such as 512x512")
@@ -65,6 +65,10 @@ def predict(
     if not scales or min(scales) <= 0:
         raise UserError("scales must be one or more positive factors, such as 0.75 1.0 1.25")
     names = named(paths, out)
+    for path in names.values():
+        image_size(path)  # a file that is no image is refused before the work begins
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose a folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -45,16 +45,16 @@ class Size:
 def measure(
     stage: str, step: Callable[[Batch], None], batch: Batch, steps: int, device: torch.device, size: Size, network: nn.Module
 ) -> Measurement:
-    """Run `step` on a part of the batch's area, see whether the whole would fit, then run it twice and time the second.
+    """Run `step` on a quarter of the batch's area, see whether the whole would fit, then run it twice and time the second.
 
     Raises UserError with the settings that would fit when the memory does not suffice.
     """
     height, width = batch.images.shape[2:]
     rows, columns = (min(side, max(SMALLEST, -(-side // 2))) for side in (height, width))
-    part = Batch(batch.images[..., :rows, :columns], batch.labels[..., :rows, :columns], batch.names)
-    step(part)  # loads what is loaded once
+    step(part_of(batch, min(height, SMALLEST), min(width, SMALLEST)))  # loads what is loaded once
     before = peak_memory(lambda: None, device)
-    growth = peak_memory(lambda: step(part), device) - before
+    # The first step of its size: a second one would find the memory that the first gave back to the process, not to the system.
+    growth = peak_memory(lambda: step(part_of(batch, rows, columns)), device) - before
     growth = growth * height * width // (rows * columns)
     available = available_memory(device)
     require_memory(before, growth, available, size, stage)
@@ -76,6 +76,11 @@ def measure(
         raise
     state = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
     return Measurement(stage, steps, seconds, seconds * steps, memory, state)
+
+
+def part_of(batch: Batch, rows: int, columns: int) -> Batch:
+    """The upper left corner of every image and label."""
+    return Batch(batch.images[..., :rows, :columns], batch.labels[..., :rows, :columns], batch.names)
 
 
 def require_memory(fixed: float, growing: float, available: float, size: Size, stage: str) -> None:

@@ -104,7 +104,9 @@ class Retraining:
             raise UserError(f"the data set {dataset.name} has no split 'val' to validate on; set retrain.validate_every=0")
         self.config, self.device, self.seed = config, device, seed
         images = range(len(dataset.splits["train"]))
-        self.batches = TrainingBatches(dataset, "train", images, data, normalization, config.batch_size, seed, stream="retrain")
+        self.batches = TrainingBatches(
+            dataset, "train", images, data, normalization, config.batch_size, seed, "retrain", "retrain.batch_size"
+        )
         self.steps = config.steps or config.epochs * len(self.batches)
         self.epochs = math.ceil(self.steps / len(self.batches))
         with forked(seed, "retrain", "initialization"):

@@ -51,6 +51,8 @@ def find(name_or_path: str) -> Architecture:
     if name_or_path in names():
         return load(name_or_path).architecture
     path = Path(name_or_path)
+    if path.is_dir() and not (path / "architecture.json").exists():
+        raise UserError(f"there is no architecture.json in {path}: it is no run, or its search is not finished")
     if path.is_dir():
         return read_architecture(path / "architecture.json")
     if path.exists() or path.suffix == ".json":

@@ -244,3 +244,12 @@ def test_the_environment_says_what_a_repetition_needs() -> None:
     assert (found["seed"], found["device"], found["threads"]) == (5, "cpu, 1 thread", torch.get_num_threads())
     assert found["command"].startswith("segnas")
     json.dumps(found)
+
+
+def test_device_place_of_the_data_and_workers_may_change_on_resume(tmp_path: Path) -> None:
+    config = {"dataset": "/a", "device": {"threads": 1}, "data": {"workers": 0, "crop": [33, 33]}}
+    Run.create(tmp_path / "run", config).release()
+    moved = {"dataset": "/b", "device": {"threads": 2}, "data": {"workers": 3, "crop": [33, 33]}}
+    run = Run.create(tmp_path / "run", moved, resume=True)
+    run.release()
+    assert run.config() == moved

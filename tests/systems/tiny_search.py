@@ -68,7 +68,7 @@ class Drawn:
 
 def tiny_config(seed: int = 0, **search: object) -> AutoDeepLabConfig:
     """Three epochs of two steps; alpha and beta from the second epoch on."""
-    settings: dict[str, object] = {"layers": 3, "blocks": 2, "filters": 2, "stem": (4, 4, 6), "head_width": 4}
+    settings: dict[str, object] = {"layers": 2, "blocks": 2, "filters": 2, "stem": (4, 4, 6), "head_width": 4}
     settings |= {"epochs": 3, "architecture_from_epoch": 1, "batch_size": 2, "crop": (33, 33), "resize": 1.0, "scored_images": 4}
     return AutoDeepLabConfig(
         seed=seed,

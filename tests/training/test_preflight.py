@@ -28,10 +28,10 @@ def batch(height: int, width: int) -> Batch:
 @pytest.mark.parametrize(
     ("size", "part"), [((129, 97), (65, 49)), ((65, 161), (33, 81)), ((33, 40), (33, 33)), ((17, 16), (17, 16))]
 )
-def test_two_steps_on_a_part_then_two_on_the_whole(
+def test_a_small_step_one_on_a_part_then_two_on_the_whole(
     size: tuple[int, int], part: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part is a quarter of the area, but no side below 33. The seconds are those of the very last step."""
+    """The part is a quarter of the area, but no side below 33. The seconds are those of the very last step."""
     clock = iter([5.0, 7.5])
     monkeypatch.setattr(preflight.time, "perf_counter", lambda: next(clock))
     seen: list[tuple[int, ...]] = []
@@ -42,7 +42,7 @@ def test_two_steps_on_a_part_then_two_on_the_whole(
 
     network = nn.Linear(10, 5)
     measured = measure("search", step, batch(*size), 40, CPU, SIZE, network)
-    assert seen == [part, part, size, size]
+    assert seen == [(min(size[0], 33), min(size[1], 33)), part, size, size]
     assert (measured.stage, measured.steps) == ("search", 40)
     assert measured.seconds_per_step == 2.5
     assert measured.seconds == 100.0
@@ -63,7 +63,20 @@ def test_a_step_that_does_not_fit_is_never_taken_whole(monkeypatch: pytest.Monke
     monkeypatch.setattr(preflight, "available_memory", lambda device: 2 * GIB)
     with pytest.raises(UserError, match=r"needs about 3\.0 GiB and 2\.0 GiB are free"):
         measure("search", lambda some: sizes.append(some.images.shape[2]), batch(128, 128), 1, CPU, SIZE, nn.Linear(1, 1))
-    assert sizes == [64, 64]
+    assert sizes == [33, 64]
+
+
+def test_what_a_step_will_take_is_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that hold 512 bytes a pixel: expected of the whole from a part, though the process keeps what it has freed."""
+    foretold: list[float] = []
+    monkeypatch.setattr(preflight, "require_memory", lambda fixed, growing, *rest: foretold.append(growing))
+
+    def step(some: Batch) -> None:
+        held = [torch.ones(32 * 1024) for _ in range(some.images[0, 0].numel() // 256)]  # pieces of 128 KiB
+        assert held
+
+    measure("search", step, batch(512, 512), 1, CPU, SIZE, nn.Linear(1, 1))
+    assert foretold[0] == pytest.approx(512 * 512 * 512, rel=0.25)
 
 
 def test_an_allocation_that_fails_on_the_device_says_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,78 @@
+"""What a new user sees first: the help of each verb, and what an unknown word is met with."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import typer
+from command_line import segnas
+
+from segnas.cli import app, main
+
+VERBS = "run search retrain evaluate predict export report latency count zoo systems".split()
+HELPS = [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")]
+
+
+@pytest.mark.parametrize("verb", HELPS, ids=" ".join)
+def test_help_fits_80_columns_and_its_examples_are_commands(verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = segnas(*verb, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert lines[0].startswith(" ".join(("Usage: segnas", *verb)))
+    assert max(map(len, lines)) <= 80
+    assert "..." not in answer.out.partition("Commands:")[2].partition("Examples:")[0], "no description is cut short"
+    assert answer.out == segnas(*verb, "-h").out
+    examples = [shlex.split(line)[1:] for line in lines if line.startswith("    segnas ")]
+    assert examples or verb in [("zoo",), ("systems",), ("data",)]
+    for words in examples:
+        command, place = typer.main.get_command(app), 0
+        while hasattr(command, "commands"):
+            if words[place] == "--help":
+                break
+            command, place = command.commands[words[place]], place + 1
+        else:
+            command.make_context(words[place - 1], words[place:])  # raises for an option or an argument that is not there
+
+
+@pytest.mark.parametrize("words", [(), ("data",)])
+def test_no_verb_shows_the_help(words: tuple[str, ...]) -> None:
+    answer = segnas(*words)
+    assert (answer.status, answer.out) == (0, segnas(*words, "--help").out)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("serch auto-deeplab", "'search'"),
+        ("data chek somewhere", "'check'"),
+        ("evaluate", "'RUN'; see segnas evaluate --help"),
+        ("predict runs/first", "'IMAGE'; see segnas predict --help"),
+        ("run auto-deeplab --dta demo", "--data"),
+        ("count auto-deeplab-s --classes 0", "'--classes'"),
+        ("count auto-deeplab-s --classes many", "'--classes'"),
+        ("search auto-deeplab --out", "--out"),
+        ("--verbose", "--verbose"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(words: str, complaint: str) -> None:
+    assert complaint in segnas(*words.split()).complaint
+
+
+def test_ctrl_c_before_there_is_anything_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segnas.data.check.check", interrupted)
+    answer = segnas("data", "check", "demo")
+    assert (answer.status, answer.out, answer.err) == (130, "", "segnas: stopped\n")
+
+
+def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(name: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("segnas.data.check.check", wrong)
+    with pytest.raises(ZeroDivisionError):
+        main(["data", "check", "demo"])
