@@ -1,5 +1,6 @@
 # make demo   a whole run on the embedded demo set: search, retrain, evaluate, export, report
 # make test   linter, type checker and the fast tests;   make test-slow   kills, browser, whole commands
+# make docs   the tables in docs/ and README.md that are written from the code
 # Each target sets up .venv by itself when it is missing or older than the lists of packages.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint docs clean
 
 setup: $(STAMP)
 
@@ -32,6 +33,9 @@ test: lint
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --durations 10
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_tables.py
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

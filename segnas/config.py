@@ -13,6 +13,7 @@ the dotted key (UserError).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,10 +115,11 @@ def _full_key(name: str, keys: Sequence[str]) -> str:
     if inside:
         raise UserError(f"'{name}' is a section; write one of its keys: {', '.join(inside)}")
     short = {key.rsplit(".", 1)[-1]: key for key in keys}
-    near = did_you_mean(name, [*keys, *short])
-    for last, key in short.items():
-        near = near.replace(f"'{last}'", f"'{key}'")
-    raise UserError(f"unknown key '{name}'{near}")
+    nearest = difflib.get_close_matches(name, [*keys, *short], n=1, cutoff=0.5)
+    if not nearest:
+        first_words = dict.fromkeys(key.split(".")[0] for key in keys)
+        raise UserError(f"unknown key '{name}'; keys begin with {', '.join(first_words)}")
+    raise UserError(f"unknown key '{name}'; did you mean '{short.get(nearest[0], nearest[0])}'?")
 
 
 def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, text: str) -> None:

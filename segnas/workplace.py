@@ -26,7 +26,7 @@ from segnas.data.transforms import Normalization, scaled_size
 from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
 from segnas.runs.progress import console, duration
-from segnas.runs.run import Run, environment, working_on
+from segnas.runs.run import Run, environment, first_difference, working_on
 from segnas.spaces.architecture import Architecture
 from segnas.systems.base import Job, load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
@@ -114,6 +114,10 @@ def opened(
     architecture: what will be retrained, when it is known already.
     """
     Run.check(out, asked.to_dict(), resume)
+    if (out / "config.yaml").exists():
+        changed = first_difference(Run(out).config(), asked.to_dict())
+        if changed:
+            console.print(f"note: the run was started with {changed}; figures may differ in rounding from here on")
     todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
     if "export" in todo:
         require_packages(missing_packages())

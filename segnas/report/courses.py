@@ -30,7 +30,9 @@ def search(information: Information) -> Section | None:
 
 
 def _search_in_words(found: Search) -> str:
-    words = f"{found.system} searched for {plural(found.last_epoch or len(found.epochs), 'epoch')}"
+    words = f"{found.system} searched"
+    if found.epochs:
+        words += f" for {plural(found.last_epoch or len(found.epochs), 'epoch')}"
     if found.seconds is not None:
         words += f", {duration(found.seconds)} in all"
     if found.best_epoch is not None:

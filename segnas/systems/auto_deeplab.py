@@ -230,6 +230,12 @@ class Search:
         assert isinstance(total, Tensor)
         return scores(total.cpu()).mIoU
 
+    def require_numbers(self) -> None:
+        """Raise UserError when a loss of this epoch is no number."""
+        if not bool(self.sums.isfinite().all()):
+            advice = "lower search.learning_rate, set search.clip_norm=5, or use device.precision=32"
+            raise UserError(f"the search's loss is no number in epoch {self.epoch + 1}; {advice} (the last checkpoint is kept)")
+
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `load` goes on bit by bit."""
         return {
@@ -304,7 +310,8 @@ class Clock:
         self.this.seconds = self.before + time.monotonic() - self.started
 
     def save(self, run: Run) -> None:
-        """Write the checkpoint with the seconds used so far."""
+        """Write the checkpoint; UserError instead when a loss is no number, so that the one before is kept."""
+        self.this.require_numbers()
         self.count()
         self.saved = time.monotonic()
         run.save_checkpoint("search", self.this.state())
@@ -317,10 +324,8 @@ def watch(this: Search) -> dict[str, Any]:
     mixture hides what the decoded network lacks (what users of public implementations learned to look at).
     """
     config, job = this.config, this.job
+    this.require_numbers()
     losses = (this.sums / max(1, this.steps)).tolist()
-    if not all(math.isfinite(loss) for loss in losses):
-        advice = "lower search.learning_rate, set search.clip_norm=5, or use device.precision=32"
-        raise UserError(f"the search's loss is no number in epoch {this.epoch + 1}; {advice} (the last checkpoint is kept)")
     mixture = this.relaxation.mixture(detached=True)
     architecture = decode(mixture, config, job.config.network)
     used = [name for block in architecture.cell for name in block.operations]
@@ -408,12 +413,6 @@ def seen_size(job: Job) -> tuple[int, int]:
     return scaled_size(*job.dataset.size("train", 0), job.config.data.resize)
 
 
-def with_search(base: RunConfig, search: SearchConfig, network: NetworkOptions) -> AutoDeepLabConfig:
-    """A preset of retraining with a search before it."""
-    parts = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    return AutoDeepLabConfig(**parts, search=search, network=network)
-
-
 def quick() -> AutoDeepLabConfig:
     """The demo: minutes on two cores, a network of about 0.3 million parameters."""
     search = SearchConfig(
@@ -431,7 +430,7 @@ def quick() -> AutoDeepLabConfig:
         clip_norm=5.0,
     )
     network = NetworkOptions(filters=12, stem=(16, 24, 48), aspp_width=64, low_level_width=24, decoder_width=64)
-    return with_search(run_preset("quick"), search, network)
+    return AutoDeepLabConfig(**vars(run_preset("quick")), search=search, network=network)
 
 
 def small() -> AutoDeepLabConfig:
@@ -448,12 +447,12 @@ def small() -> AutoDeepLabConfig:
         clip_norm=5.0,
     )
     network = NetworkOptions(filters=16, stem=(32, 32, 64), aspp_width=128, low_level_width=32, decoder_width=128)
-    return with_search(run_preset("small"), search, network)
+    return AutoDeepLabConfig(**vars(run_preset("small")), search=search, network=network)
 
 
 def paper() -> AutoDeepLabConfig:
     """The paper's settings on Cityscapes (sections 5.1 and 5.2); days on a GPU."""
-    return with_search(run_preset("paper"), SearchConfig(), NetworkOptions())
+    return AutoDeepLabConfig(**vars(run_preset("paper")))
 
 
 SYSTEM = System(

@@ -27,7 +27,7 @@ class Measurement:
     seconds_per_step: float
     seconds: float  # of the whole stage, from the second step
     memory_bytes: int
-    state_bytes: int  # of a checkpoint: weights and as much again for the optimizer
+    state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,8 @@ def measure(
     """
     height, width = batch.images.shape[2:]
     rows, columns = (min(side, max(SMALLEST, -(-side // 2))) for side in (height, width))
-    step(part_of(batch, min(height, SMALLEST), min(width, SMALLEST)))  # loads what is loaded once
-    before = peak_memory(lambda: None, device)
-    # The first step of its size: a second one would find the memory that the first gave back to the process, not to the system.
-    growth = peak_memory(lambda: step(part_of(batch, rows, columns)), device) - before
-    growth = growth * height * width // (rows * columns)
     available = available_memory(device)
-    require_memory(before, growth, available, size, stage)
-    seconds = 0.0
+    fixed = growing = seconds = 0.0
 
     def two_steps() -> None:
         nonlocal seconds
@@ -70,11 +64,17 @@ def measure(
         seconds = time.perf_counter() - started
 
     try:
+        step(part_of(batch, min(height, SMALLEST), min(width, SMALLEST)))  # loads what is loaded once
+        fixed = peak_memory(lambda: None, device)
+        # The first step of its size: a second one would find memory that the process has been given back, but the system not.
+        growing = peak_memory(lambda: step(part_of(batch, rows, columns)), device) - fixed
+        growing *= height * width / (rows * columns)
+        require_memory(fixed, growing, available, size, stage)
         memory = peak_memory(two_steps, device)
-    except torch.OutOfMemoryError:
-        require_memory(before, max(growth, 1.1 * (available - before)), available, size, stage)
+    except torch.OutOfMemoryError:  # only a GPU says so; what did not fit is at least a tenth over what is there
+        require_memory(fixed, max(growing, 1.1 * available - fixed), available, size, stage)
         raise
-    state = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
+    state = 4 * sum(tensor.nbytes for tensor in network.state_dict().values())
     return Measurement(stage, steps, seconds, seconds * steps, memory, state)
 
 

@@ -82,7 +82,10 @@ def retrain(
             this.save(run)
             if stop.requested and this.step < this.steps:
                 raise Interrupted(this.where())
-    return this.finish(run)
+        model = this.finish(run)
+        if stop.requested:
+            raise Interrupted(this.where())
+    return model
 
 
 class Retraining:

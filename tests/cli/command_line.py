@@ -20,9 +20,7 @@ SEARCH = (
     "search.layers=2 search.blocks=1 search.filters=2 search.stem=[4,4,8] search.head_width=8 search.crop=[33,33] "
     "search.batch_size=2 search.epochs=2 search.architecture_from_epoch=1 search.scored_images=4"
 ).split()
-NETWORK = (
-    "network.filters=2 network.stem=[4,4,8] network.aspp_width=8 network.low_level_width=4 network.decoder_width=8".split()
-)
+NETWORK = "network.filters=2 network.stem=[4,4,8] network.aspp_width=8 network.low_level_width=4 network.decoder_width=8".split()
 RETRAIN = "data.crop=[33,33] retrain.batch_size=2 retrain.steps=4 retrain.warmup_steps=0 device.accelerator=cpu".split()
 TINY = ["--preset", "quick", *SEARCH, *NETWORK, *RETRAIN]
 ARCHITECTURE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,8 +34,6 @@ def finished_copy(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def architecture_file(tmp_path: Path) -> Path:
     """A small architecture written by hand."""
-    import json
-
     path = tmp_path / "by_hand.json"
     path.write_text(json.dumps(ARCHITECTURE))
     return path

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import SEARCH, segnas
+from command_line import segnas
 
 
 @pytest.fixture(autouse=True)
@@ -113,11 +113,3 @@ def test_every_stage_prints_pure_json(finished_copy: Path, images: Path, tmp_pat
 def test_a_table_that_goes_to_a_file_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
     assert "Image Segmentation (CVPR 2019)" in segnas("systems").out
-
-
-def test_overrides_of_the_tiny_run_are_real_keys() -> None:
-    """The tests' own settings: a key that is renamed is noticed here, with its nearest name, rather than in every test."""
-    from segnas.config import override
-    from segnas.systems.auto_deeplab import quick
-
-    assert override(quick(), SEARCH).search.layers == 2

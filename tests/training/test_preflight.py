@@ -46,7 +46,7 @@ def test_a_small_step_one_on_a_part_then_two_on_the_whole(
     assert (measured.stage, measured.steps) == ("search", 40)
     assert measured.seconds_per_step == 2.5
     assert measured.seconds == 100.0
-    assert measured.state_bytes == 2 * 4 * 55
+    assert measured.state_bytes == 4 * 4 * 55
     assert measured.memory_bytes > 0
 
 
