@@ -159,9 +159,10 @@ def first_complaint(cls: Any, error: pydantic.ValidationError) -> str:
 
 
 def _keys_beside(cls: Any, location: Sequence[Any]) -> list[str]:
+    """The keys that are allowed where `location` names an unknown one."""
     for part in location[:-1]:
-        if not dataclasses.is_dataclass(cls):
-            return []
-        types = typing.get_type_hints(cls)
-        cls = types.get(str(part))
+        if isinstance(part, int):  # an item of tuple[Block, ...]
+            cls = next(iter(typing.get_args(cls)), None)
+        elif dataclasses.is_dataclass(cls):
+            cls = typing.get_type_hints(cls).get(str(part))
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,12 +157,19 @@ def reopened(path: Path, data: str | None = None) -> Iterator[Workplace]:
 def timed(run: Run, stage: str) -> Iterator[None]:
     """Add the seconds that the block takes to timing.json under the stage's name."""
     started = time.monotonic()
-    try:
-        yield
-    finally:
+
+    def add() -> None:
         timing = run.read_json("timing.json") if run.has("timing.json") else {}
         timing[stage] = round(timing.get(stage, 0.0) + time.monotonic() - started, 3)
         run.write_json("timing.json", timing)
+
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):  # on a full disk, what could not be written first is what counts
+            add()
+        raise
+    add()
 
 
 def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> None:

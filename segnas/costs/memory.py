@@ -10,6 +10,7 @@ Both figures count in the same way, so that `peak_memory(step, device) <= availa
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -45,6 +46,7 @@ def peak_memory(work: Callable[[], object], device: str | torch.device) -> int:
     if not (PROC / "self" / "statm").exists():
         work()
         return _peak_since_start()
+    _give_back_freed()
     if _reset_high_water_mark():
         work()
         return _high_water_mark()
@@ -68,6 +70,12 @@ def resident_memory() -> int:
     """Bytes of the process' resident set now (Linux)."""
     pages = (PROC / "self" / "statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back_freed() -> None:
+    """Hand freed heap back to the system (glibc), or `work` would seem to need none of what it finds there."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_high_water_mark() -> bool:

@@ -50,8 +50,10 @@ class TrainingBatches:
         key: str = "batch_size",
     ) -> None:
         if len(indices) < batch_size:
+            total = len(dataset.splits[split])
+            part = f" (of its {total}, these are used here)" if len(indices) < total else ""
             raise UserError(
-                f"{len(indices)} images of the split '{split}' are too few for batches of {batch_size}; "
+                f"{len(indices)} images of the split '{split}' are too few for batches of {batch_size}{part}; "
                 f"set {key} to at most {len(indices)}, or give more images"
             )
         self.indices = tuple(indices)

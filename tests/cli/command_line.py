@@ -16,13 +16,28 @@ from segnas.cli import main
 
 COLORS = np.array([(20, 20, 20), (200, 40, 40), (40, 60, 220)], dtype=np.uint8)
 COUNTS = {"train": 8, "val": 2, "test": 2}
-SEARCH = (
-    "search.layers=2 search.blocks=1 search.filters=2 search.stem=[4,4,8] search.head_width=8 search.crop=[33,33] "
-    "search.batch_size=2 search.epochs=2 search.architecture_from_epoch=1 search.scored_images=4"
-).split()
-NETWORK = "network.filters=2 network.stem=[4,4,8] network.aspp_width=8 network.low_level_width=4 network.decoder_width=8".split()
-RETRAIN = "data.crop=[33,33] retrain.batch_size=2 retrain.steps=4 retrain.warmup_steps=0 device.accelerator=cpu".split()
+SEARCH = [
+    "search.layers=2",
+    "search.blocks=1",
+    "search.filters=2",
+    "search.stem=[4,4,8]",
+    "search.head_width=8",
+    "search.crop=[33,33]",
+    "search.batch_size=2",
+    "search.epochs=2",
+    "search.architecture_from_epoch=1",
+    "search.scored_images=4",
+]
+NETWORK = [
+    "network.filters=2",
+    "network.stem=[4,4,8]",
+    "network.aspp_width=8",
+    "network.low_level_width=4",
+    "network.decoder_width=8",
+]
+RETRAIN = ["data.crop=[33,33]", "retrain.batch_size=2", "retrain.steps=4", "retrain.warmup_steps=0", "device.accelerator=cpu"]
 TINY = ["--preset", "quick", *SEARCH, *NETWORK, *RETRAIN]
+SMALL = ["--preset", "quick", *RETRAIN]  # for an architecture that is known
 ARCHITECTURE = {
     "family": "auto-deeplab",
     "path": [0, 1],

@@ -10,7 +10,7 @@ from command_line import segnas
 
 from segnas.cli import app, main
 
-VERBS = "run search retrain evaluate predict export report latency count zoo systems".split()
+VERBS = ["run", "search", "retrain", "evaluate", "predict", "export", "report", "latency", "count", "zoo", "systems"]
 HELPS = [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")]
 
 

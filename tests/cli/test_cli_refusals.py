@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import ARCHITECTURE, NETWORK, RETRAIN, TINY, contents, save, segnas
+from command_line import ARCHITECTURE, NETWORK, SMALL, TINY, contents, save, segnas
 from PIL import Image
 
 Spoil = Callable[[Path], Path]
@@ -107,7 +107,7 @@ def test_data_check_lists_every_problem(images_copy: Path) -> None:
     unknown_id(truncated_image(other_size(images_copy)))
     answer = segnas("data", "check", images_copy, "--json")
     assert answer.status == 2
-    assert answer.err == "segnas: set has 3 problems; training refuses it until mended\n"
+    assert answer.err == f"segnas: {images_copy} has 3 problems; training refuses it until mended\n"
     report = answer.json
     assert report["ok"] is False
     assert len(report["problems"]) == 3
@@ -183,8 +183,7 @@ def test_a_setting_that_cannot_be_is_refused_before_any_work(
 )
 def test_a_word_that_names_nothing(words: str, parts: tuple[str, ...], images: Path, tmp_path: Path) -> None:
     before = contents(images)
-    names = {"DATA": str(images), "RUN": str(tmp_path / "run")}
-    given = [word.replace("DATA", names["DATA"]).replace("RUN", names["RUN"]) for word in words.split()]
+    given = [word.replace("DATA", str(images)).replace("RUN", str(tmp_path / "run")) for word in words.split()]
     complaint = segnas(*given).complaint
     for part in parts:
         assert part in complaint
@@ -261,10 +260,10 @@ def test_a_finished_run_is_left_as_it_was(
         for name in ("images/train", "labels/train"):
             for number in range(3):
                 save(other / name / f"{number}.png", np.full((40, 48), number, dtype=np.uint8))
-    names = {"DATA": str(images), "RUN": str(finished_copy), "OTHER": str(other), "ABSENT": str(tmp_path / "absent")}
+    places = {"DATA": images, "RUN": finished_copy, "OTHER": other, "ABSENT": tmp_path / "absent"}
     given = words.split()
-    for name, path in names.items():
-        given = [word.replace(name, path) if word.isupper() or word.startswith(name) else word for word in given]
+    for name, path in places.items():
+        given = [f"{path}{word.removeprefix(name)}" if word.startswith(name) else word for word in given]
     before = contents(finished_copy)
     complaint = segnas(*given).complaint
     for part in parts:
@@ -294,8 +293,8 @@ def test_packages_that_the_export_needs_are_asked_for_before_any_work(
     assert "--no-export" in complaint
     assert not (tmp_path / "run").exists()
     assert "onnxruntime" in segnas("export", finished).complaint
-    small = ("--data", images, "--out", tmp_path / "trained", "--preset", "quick", *RETRAIN)
-    assert segnas("retrain", architecture_file, *small).status == 0, "what needs no export goes on"
+    words = ("retrain", architecture_file, "--data", images, "--out", tmp_path / "trained", *SMALL)
+    assert segnas(*words).status == 0, "what needs no export goes on"
 
 
 def test_a_setting_of_the_search_is_unknown_to_a_retraining(architecture_file: Path, images: Path, tmp_path: Path) -> None:

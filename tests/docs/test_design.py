@@ -1,4 +1,4 @@
-"""docs/design.md is the map: every file on it exists, every folder is on it, and its order of imports is held by tests/test_imports.py."""
+"""docs/design.md is the map: every file on it exists, every folder is on it (tests/test_imports.py reads its import order)."""
 
 from __future__ import annotations
 

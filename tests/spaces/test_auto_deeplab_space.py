@@ -92,19 +92,19 @@ def test_json_keeps_the_value_and_its_identity():
         (("path", 2), 3, r"path\.2 is 3, but level 0 is followed by one of 0, 1"),
         (("path", 0), 2, r"path\.0 is 2, but level 0"),
         (("path", 8), 4, r"path\.8 is 4, but level 2 is followed by one of 1, 2, 3"),
-        (("path", 1), "x", r"at path\.1"),
+        (("path", 1), "x", r"path\.1: input should be a valid integer"),
         (("path",), [], "path is empty"),
         (("cell",), [], "cell is empty"),
         (("cell", 1, "inputs", 0), 3, r"cell\.1\.inputs\.0 is 3, but block 1 has states 0 to 2"),
         (("cell", 0, "inputs", 1), -1, r"cell\.0\.inputs\.1 is -1"),
-        (("cell", 2, "operations", 0), "conv", r"at cell\.2: unknown operation 'conv'; allowed: none, max_pool_3x3"),
-        (("cell", 0, "inputs"), [0, 1, 1], r"at cell\.0\.inputs"),
-        (("cell", 0, "extra"), 1, r"at cell\.0\.extra"),
+        (("cell", 2, "operations", 0), "conv", r"cell\.2: unknown operation 'conv'; allowed: none, max_pool_3x3"),
+        (("cell", 0, "inputs"), [0, 1, 1], r"cell\.0\.inputs: tuple"),
+        (("cell", 0, "extra"), 1, r"unknown key 'cell\.0\.extra'; allowed: inputs, operations"),
         (("network", "filters"), 0, "filters must be at least 1, not 0"),
         (("network", "stem"), [4, 0, 4], r"stem\.1 must be at least 1"),
         (("network", "dropout"), 1.0, "dropout must be at least 0 and below 1"),
-        (("network", "width"), 3, r"at network\.width"),
-        (("widht",), 3, "at widht"),
+        (("network", "width"), 3, r"unknown key 'network\.width'; did you mean"),
+        (("widht",), 3, "unknown key 'widht'; allowed: cell, network, path"),
     ],
 )
 def test_malformed_json_is_met_with_one_line(place, value, message):
@@ -123,7 +123,7 @@ def test_malformed_json_is_met_with_one_line(place, value, message):
 def test_no_part_of_an_architecture_has_a_default(key):
     values = to_json(PUBLISHED)
     del values[key]
-    with pytest.raises(UserError, match=f"at {key}"):
+    with pytest.raises(UserError, match=f"the key '{key}' is missing"):
         from_json(values)
 
 
