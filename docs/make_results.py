@@ -1,0 +1,88 @@
+"""Write the measured results into README.md and docs/results.md: `python docs/make_results.py runs/demo runs/camvid`.
+
+Everything is read from the run directories; a run on another data folder can be named by its folder alone.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from segnas.runs.progress import duration
+from segnas.runs.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("data", "seen at", "val mIoU", "test mIoU", "parameters", "multiply-adds", "search", "retraining", "device")
+
+
+def main(paths: list[Path]) -> None:
+    """Replace the marked table of README.md, and docs/results.md."""
+    runs = [Run.open(path) for path in paths]
+    table = "\n".join([_line(COLUMNS), _line(["--"] * len(COLUMNS)), *(_line(_row(run)) for run in runs)])
+    readme = ROOT / "README.md"
+    begin, end = "<!-- results: written by docs/make_results.py -->", "<!-- end of results -->"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL), encoding="utf-8")
+    parts = ["# Measured results", "Written by `docs/make_results.py` from the run directories.", table]
+    parts += [_section(run) for run in runs]
+    (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _row(run: Run) -> list[str]:
+    evaluations, cost, timing = _evaluations(run), run.read_json("cost.json"), run.read_json("timing.json")
+    name, environment = run.read_json("data.json")["name"], run.read_json("environment.json")
+    scores = [f"{evaluations[split]['mIoU']:.1f}" if split in evaluations else "-" for split in ("val", "test")]
+    counts = [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['multiply_adds'] / 1e9:.2f} G"]
+    times = [duration(timing[stage]) for stage in ("search", "retrain")]
+    return [name, "x".join(map(str, cost["size"])), *scores, *counts, *times, environment["device"]]
+
+
+def _section(run: Run) -> str:
+    environment, evaluations = run.read_json("environment.json"), _evaluations(run)
+    packages, protocols = environment["packages"], [found["protocol"]["text"] for found in evaluations.values()]
+    whole = duration(sum(run.read_json("timing.json").values()))
+    command = re.sub(r"--data \S*/", "--data ", re.sub(r"--out \S*/", "--out runs/", environment["command"]))
+    lines = [
+        f"## {run.read_json('data.json')['name']}",
+        "\n".join(_wrapped(command)),
+        f"Architecture {run.read_json('architecture.json')['id']}; {whole} in all on {environment['processor']}, "
+        f"{environment['device']}, torch {packages['torch']}, Python {environment['python']}, seed {environment['seed']}.",
+        *protocols,
+        _classes(evaluations),
+    ]
+    return "\n\n".join(lines)
+
+
+def _classes(evaluations: dict[str, Any]) -> str:
+    names = [found["name"] for found in next(iter(evaluations.values()))["classes"]]
+    rows = [["IoU", *names]]
+    for split, found in evaluations.items():
+        rows.append([split, *("absent" if one["IoU"] is None else f"{one['IoU']:.1f}" for one in found["classes"])])
+    return "\n".join([_line(rows[0]), _line(["--"] * len(rows[0])), *map(_line, rows[1:])])
+
+
+def _evaluations(run: Run) -> dict[str, Any]:
+    found = [run.read_json(path.name) for path in sorted(run.path.glob("evaluation*.json"))]
+    return {evaluation["split"]: evaluation for evaluation in found}
+
+
+def _wrapped(command: str, width: int = 76) -> list[str]:
+    """The command as an indented block, broken between words."""
+    lines, line = [], "   "
+    for word in command.split():
+        quoted = f'"{word}"' if "[" in word else word
+        if len(line) + len(quoted) > width:
+            lines.append(f"{line} \\")
+            line = "       "
+        line += f" {quoted}"
+    return [*lines, line]
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
