@@ -41,6 +41,7 @@ from segnas.training.optimization import (
 from segnas.training.recipe import RetrainConfig, learning_rate, recipe
 
 LOG_EVERY = 50  # steps
+SHORT = {"learning_rate": "lr"}  # on a terminal of 80 columns
 SAVE_EVERY = 600.0  # seconds, within an epoch
 
 
@@ -78,7 +79,8 @@ def retrain(
                     this.save(run)
                 if stop.requested:
                     raise Interrupted(this.where())
-            progress.epoch(this.epoch(), this.epochs, this.end_epoch(run))
+            values = this.end_epoch(run).items()
+            progress.epoch(this.epoch(), this.epochs, {SHORT.get(name, name): value for name, value in values})
             this.save(run)
             if stop.requested and this.step < this.steps:
                 raise Interrupted(this.where())
