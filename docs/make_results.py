@@ -12,6 +12,7 @@ from typing import Any
 
 from segnas.runs.progress import duration
 from segnas.runs.run import Run
+from segnas.workplace import command, planned
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("data", "seen at", "val mIoU", "test mIoU", "parameters", "multiply-adds", "search", "retraining", "device")
@@ -43,10 +44,11 @@ def _section(run: Run) -> str:
     environment, evaluations = run.read_json("environment.json"), _evaluations(run)
     packages, protocols = environment["packages"], [found["protocol"]["text"] for found in evaluations.values()]
     whole = duration(sum(run.read_json("timing.json").values()))
-    command = re.sub(r"--data \S*/", "--data ", re.sub(r"--out \S*/", "--out runs/", environment["command"]))
+    repeated = command(planned(run), run.path)
+    repeated = re.sub(r"--data \S*/", "--data ", re.sub(r"--out \S*/", "--out runs/", repeated))
     lines = [
         f"## {run.read_json('data.json')['name']}",
-        "\n".join(_wrapped(command)),
+        "\n".join(_wrapped(repeated)),
         f"Architecture {run.read_json('architecture.json')['id']}; {whole} in all on {environment['processor']}, "
         f"{environment['device']}, torch {packages['torch']}, Python {environment['python']}, seed {environment['seed']}.",
         *protocols,
@@ -68,15 +70,14 @@ def _evaluations(run: Run) -> dict[str, Any]:
     return {evaluation["split"]: evaluation for evaluation in found}
 
 
-def _wrapped(command: str, width: int = 76) -> list[str]:
+def _wrapped(text: str, width: int = 76) -> list[str]:
     """The command as an indented block, broken between words."""
     lines, line = [], "   "
-    for word in command.split():
-        quoted = f'"{word}"' if "[" in word else word
-        if len(line) + len(quoted) > width:
+    for word in text.split():
+        if len(line) + len(word) > width:
             lines.append(f"{line} \\")
             line = "       "
-        line += f" {quoted}"
+        line += f" {word}"
     return [*lines, line]
 
 

@@ -20,6 +20,8 @@ from segnas.config import override, replace
 from segnas.costs.counts import Counts
 from segnas.costs.counts import count as count_architecture
 from segnas.costs.latency import Latency, measure_latency
+from segnas.data.check import Report
+from segnas.data.check import check as check_data
 from segnas.data.statistics import evenly_spaced
 from segnas.errors import UserError
 from segnas.export import Parity, missing_packages
@@ -143,6 +145,11 @@ def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str
 def write_report(path: str | Path) -> Path:
     """Write report.html of a run, whatever stages it has; returns its path."""
     return write_page(Run.open(Path(path)))
+
+
+def check(data: str | Path) -> Report:
+    """Look at a data set: pairs, sizes, classes, unknown ids, unreadable files; `report.ok`, `.problems`, `.lines()`."""
+    return check_data(data)
 
 
 def load(path: str | Path) -> TrainedModel:

@@ -69,15 +69,20 @@ def override(config: C, assignments: Sequence[str]) -> C:
     return from_dict(type(config), values)
 
 
-def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def dotted_keys(values: Mapping[str, Any]) -> list[str]:
     """The dotted paths of all leaves of nested mappings, in order."""
-    keys: list[str] = []
+    return list(flat(values))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, from dotted path to leaf, in order."""
+    leaves: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            keys += dotted_keys(value, f"{prefix}{name}.")
+            leaves |= flat(value, f"{prefix}{name}.")
         else:
-            keys.append(f"{prefix}{name}")
-    return keys
+            leaves[f"{prefix}{name}"] = value
+    return leaves
 
 
 def save_yaml(config: Mapping[str, Any]) -> str:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import segnas
-from segnas.config import from_dict, override, to_dict
+from segnas.config import flat, from_dict, override, replace, to_dict
 from segnas.costs.memory import available_memory
 from segnas.data import describe, open_dataset
 from segnas.data.base import Dataset
@@ -32,7 +34,7 @@ from segnas.systems.base import Job, load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.training.device import Device, launch
 from segnas.training.model import TrainedModel
-from segnas.training.preflight import Measurement, Size, measure, require_disk, require_packages
+from segnas.training.preflight import Measurement, Size, measure, require_disk, require_packages, seconds_of
 from segnas.training.retrain import Retraining
 
 DONE = {"search": "architecture.json", "retrain": "retrain.json", "export": "model.onnx"}  # what a finished stage leaves
@@ -86,7 +88,14 @@ class Workplace:
 def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
     """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
     config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
-    return Plan(_system(system), preset_name, _dataset(data), override(config, overrides))
+    return Plan(_system(system), preset_name, _dataset(data), absolute_weights(override(config, overrides)))
+
+
+def absolute_weights(config: Any) -> Any:
+    """The configuration with the file that training starts from named wherever the run is continued from."""
+    if config.retrain.weights is None:
+        return config
+    return replace(config, retrain=replace(config.retrain, weights=config.retrain.weights.absolute()))
 
 
 def planned(run: Run) -> Plan:
@@ -102,7 +111,12 @@ def resumed(out: Path, system: str | None, data: str | None, preset_name: str | 
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
     dataset = stored.dataset if data is None else _dataset(data)
-    return Plan(_system(system) or stored.system, preset_name or stored.preset, dataset, override(stored.config, overrides))
+    return Plan(
+        _system(system) or stored.system,
+        preset_name or stored.preset,
+        dataset,
+        absolute_weights(override(stored.config, overrides)),
+    )
 
 
 @contextmanager
@@ -127,8 +141,8 @@ def opened(
         require(dataset)
     device = launch(asked.config.device)
     stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
-    if stored is not None and stored["fingerprint"] != fingerprint(dataset):
-        raise UserError(f"{asked.dataset} holds other images or classes than when {out} was started; choose another --out")
+    if stored is not None:
+        require_same_data(stored, dataset, out)
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"])) if stored else measure_normalization(dataset)
     job = Job(asked.config, dataset, normalization, Run(out), device)
     preflight(asked, job, todo, architecture)
@@ -136,7 +150,7 @@ def opened(
     try:
         if stored is None:
             write_data(run, dataset, normalization)
-        run.write_json("environment.json", environment(asked.config.seed, device.title))
+        write_environment(run, environment(asked.config.seed, device.title, command(asked, out)))
         yield Workplace(asked, run, dataclasses.replace(job, run=run))
     finally:
         run.release()
@@ -149,18 +163,23 @@ def reopened(path: Path, data: str | None = None) -> Iterator[Workplace]:
     stored = planned(run)
     normalization = TrainedModel.load(path).normalization
     dataset = open_dataset(data or stored.dataset, seed=stored.config.seed)
+    require_same_data(run.read_json("data.json"), dataset, path)  # what was trained on must not become what is scored
     with working_on(run):
         yield Workplace(stored, run, Job(stored.config, dataset, normalization, run, launch(stored.config.device)))
 
 
 @contextmanager
 def timed(run: Run, stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes to timing.json under the stage's name."""
+    """Write the seconds of a stage to timing.json under its name: those of the block, added to what is there.
+
+    A stage that counts its own seconds through kills and resumes leaves them in <stage>.json; they take their place.
+    """
     started = time.monotonic()
 
     def add() -> None:
         timing = run.read_json("timing.json") if run.has("timing.json") else {}
-        timing[stage] = round(timing.get(stage, 0.0) + time.monotonic() - started, 3)
+        own = run.read_json(f"{stage}.json").get("seconds") if run.has(f"{stage}.json") else None
+        timing[stage] = round(timing.get(stage, 0.0) + time.monotonic() - started if own is None else own, 3)
         run.write_json("timing.json", timing)
 
     try:
@@ -192,20 +211,50 @@ def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architec
     for stage in measured:
         what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps} = {duration(stage.seconds)}"
         console.print(f"{what}, peak memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
-    console.print(f"about {duration(sum(stage.seconds for stage in measured))} in all, evaluation and export apart")
+    console.print(f"about {duration(sum(stage.seconds for stage in measured))} in all, validation, evaluation and export apart")
     require_disk(job.run.path, DISK_BYTES + 3 * max(stage.state_bytes for stage in measured))
 
 
 def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     """Two real steps of retraining on a network made for this alone."""
     config = job.config.retrain
-    this = Retraining(
-        architecture, job.dataset, job.config.data, job.normalization, config, job.device, job.config.seed, config.weights
-    )
-    batch: Batch = next(this.remaining_batches())
-    filters = getattr(getattr(architecture, "network", None), "filters", 0)
+    begun = (job.run.path / "checkpoints" / "retrain.pt").exists()  # then nothing starts from the weights of another model
+    weights = None if begun else config.weights
+    this = Retraining(architecture, job.dataset, job.config.data, job.normalization, config, job.device, job.config.seed, weights)
+    batches = this.remaining_batches()
+    batch: Batch = next(batches)
+    loading = seconds_of(lambda: next(batches, None))
+    filters = job.config.network.filters if hasattr(job.config, "network") else None
     size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", "network.filters")
-    return measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
+    measured = measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
+    return measured.with_loading(loading, job.config.data.workers)
+
+
+def require_same_data(stored: Mapping[str, Any], dataset: Dataset, out: Path) -> None:
+    """Raise UserError when the data set holds other names, splits or classes than data.json says the run saw."""
+    if stored["fingerprint"] != fingerprint(dataset):
+        raise UserError(f"{dataset.name} holds other images, splits or classes than when {out} was started; choose another --out")
+
+
+def command(asked: Plan, out: Path) -> str:
+    """The command that repeats the run from the beginning: its preset, and every setting that differs from it."""
+    base = run_preset(asked.preset) if asked.system is None else preset(load_system(asked.system), asked.preset)
+    usual, here = flat(to_dict(base)), flat(to_dict(asked.config))
+    changed = [f"{key}={as_override(value)}" for key, value in here.items() if usual.get(key) != value]
+    verb = ["run", asked.system] if asked.system is not None else ["retrain", str(out / "architecture.json")]
+    words = ["segnas", *verb, "--data", asked.dataset, "--preset", asked.preset, "--out", str(out), *changed]
+    return shlex.join(words)
+
+
+def write_environment(run: Run, here: dict[str, Any]) -> None:
+    """environment.json as of the run's beginning; where a later stage ran in another one, it is added under `later`."""
+    if not run.has("environment.json"):
+        run.write_json("environment.json", here)
+        return
+    stored = run.read_json("environment.json")
+    later = stored.pop("later", [])
+    if all(here != known for known in [stored, *later]):
+        run.write_json("environment.json", {**stored, "later": [*later, here]})
 
 
 def require_split(dataset: Dataset, split: str) -> None:
@@ -240,6 +289,11 @@ def fingerprint(dataset: Dataset) -> str:
     """12 hex digits that change when names of samples, their split or the classes change."""
     text = repr((dataset.classes, sorted((split, tuple(names)) for split, names in dataset.splits.items())))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def as_override(value: Any) -> str:
+    """A value as `override` reads it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _dataset(data: str) -> str:

@@ -54,12 +54,11 @@ class StageProgress:
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task(stage, total=total_steps, completed=done_steps, stage=stage, note="")
+        self.task = self.bar.add_task(stage, total=total_steps, completed=done_steps, stage=stage)
         self.done_before = self.done = done_steps
 
     def __enter__(self) -> StageProgress:
@@ -69,11 +68,9 @@ class StageProgress:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def step(self, note: str = "") -> None:
-        """One step is done; `note` (short) stands at the end of the live line."""
+    def step(self) -> None:
+        """One step is done."""
         self.done += 1
-        if note:
-            self.bar.update(self.task, note=note)
         self.bar.advance(self.task)
 
     def epoch(self, epoch: int, epochs: int, values: Mapping[str, float | str]) -> None:
@@ -81,8 +78,15 @@ class StageProgress:
         figures = "  ".join(f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in values.items())
         used = time.monotonic() - self.started
         rate = used / max(1, self.done - self.done_before)
-        left = duration(rate * (self.total_steps - self.done))
-        console.print(f"{self.stage} {epoch}/{epochs}  {figures}  [dim]{duration(used)}, {left} left[/dim]")
+        left = clock(rate * (self.total_steps - self.done))
+        console.print(f"{self.stage} {epoch}/{epochs}  {figures}  [dim]{clock(used)}, {left} left[/dim]")
+
+
+def clock(seconds: float) -> str:
+    """`0:41`, `3:20`, `5:12:00`: short enough for a line of figures."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -237,7 +236,7 @@ class Run:
         return path.stat().st_size if path.exists() else 0
 
 
-def environment(seed: int, device: str) -> dict[str, Any]:
+def environment(seed: int, device: str, command: str) -> dict[str, Any]:
     """What a repetition needs to know: versions, machine, threads, device, seed, git revision, the command."""
     packages = ("segnas", "torch", "numpy", "lightning", "kornia", "pillow", "onnx", "onnxruntime", "pydantic", "torchmetrics")
     versions = {}
@@ -253,7 +252,7 @@ def environment(seed: int, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
         "git_revision": _git_revision(),
-        "command": " ".join(["segnas", *sys.argv[1:]]),
+        "command": command,
     }
 
 
@@ -301,9 +300,10 @@ def _finite(value: Any) -> Any:
 
 
 def _git_revision() -> str | None:
+    """The commit of the checkout that segnas runs from; None for an installed package, wherever it lies."""
+    home = Path(__file__).resolve().parents[2]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-        return answer.stdout.strip()
+        ask = ["git", "-C", str(home), "rev-parse", "--show-toplevel", "HEAD"]
+        top, revision = subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.split("\n")[:2]
+        return revision if Path(top).resolve() == home else None
     return None

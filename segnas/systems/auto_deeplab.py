@@ -53,7 +53,7 @@ from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.tasks.segmentation import confusion_matrix, cross_entropy, scores
 from segnas.training.optimization import cosine, set_learning_rate
-from segnas.training.preflight import Measurement, Size, measure
+from segnas.training.preflight import Measurement, Size, measure, seconds_of
 
 
 @configuration
@@ -286,7 +286,7 @@ def search(job: Job) -> AutoDeepLab:
             clock.count()
             write_search(this, run)  # before the checkpoint: killed between the two, the epoch ends once more
             clock.save(run)
-            progress.epoch(this.epoch, config.epochs, shown(record))
+            progress.epoch(this.epoch, config.epochs, shown(record, best(this.history, config)))
             if stop.requested:
                 raise Interrupted(f"the search is saved after epoch {this.epoch}")
     return from_json(chosen(this)["architecture"])
@@ -346,9 +346,10 @@ def watch(this: Search) -> dict[str, Any]:
     }
 
 
-def shown(record: dict[str, Any]) -> dict[str, float | str]:
-    """The few figures of an epoch that fit on a line of a terminal."""
-    return {"loss": record["loss_weights"], "mIoU": record["score_supernet"], "decoded": record["score_one_hot"]}
+def shown(record: dict[str, Any], best_so_far: dict[str, Any]) -> dict[str, float | str]:
+    """The few figures of an epoch that fit on a line of a terminal: mIoU of the supernet, of what is decoded, and its best."""
+    scores = {"mIoU": record["score_supernet"], "decoded": record["score_one_hot"], "best": best_so_far["score_one_hot"]}
+    return {"loss": record["loss_weights"], **scores}
 
 
 def best(history: list[dict[str, Any]], config: SearchConfig) -> dict[str, Any]:
@@ -391,12 +392,17 @@ def preflight(job: Job) -> Measurement:
     """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     this, config = Search(job), job.config.search
     this.epoch = config.architecture_from_epoch  # the dearer kind of step: weights and architecture
-    batch, _ = next(this.pairs())
+    pairs = this.pairs()
+    batch, _ = next(pairs)
+    loading = seconds_of(lambda: next(pairs, None))
     steps = config.epochs * this.steps
     size = Size(config.crop, config.batch_size, config.filters, "search.crop", "search.batch_size", "search.filters")
     measured = measure("search", lambda some: this.search_step(some, some), batch, steps, job.device.device, size, this.supernet)
     both = 1 - config.architecture_from_epoch / config.epochs  # the other steps move weights alone: about half the time
-    return dataclasses.replace(measured, seconds=measured.seconds * (1 + both) / 2)
+    measured = dataclasses.replace(measured, seconds=measured.seconds * (1 + both) / 2)
+    measured = measured.with_loading(loading, job.config.data.workers)
+    scoring = seconds_of(lambda: watch(this))
+    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring)
 
 
 def typical(config: AutoDeepLabConfig) -> AutoDeepLab:

@@ -33,6 +33,10 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
 
+    def __post_init__(self) -> None:
+        if self.retrain.batch_size == 1 and max(self.data.crop) <= 32:
+            raise ValueError("data.crop: one image of at most 32 pixels is one pixel at stride 32, too few for batch norm")
+
 
 run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")
 
@@ -68,7 +72,7 @@ def paper() -> RunConfig:
     The batch, the weight decay and the keep probability are DeepLab's usual values, not the paper's.
     """
     return RunConfig(
-        data=DataConfig(crop=(769, 769)),
+        data=DataConfig(crop=(769, 769), workers=4),
         retrain=RetrainConfig(
             steps=1_500_000,
             batch_size=8,

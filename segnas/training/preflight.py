@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ class Measurement:
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
 
+    def with_loading(self, seconds: float, workers: int) -> Measurement:
+        """The same with `seconds` a step of reading images: before each step, or beside it when there are workers."""
+        step = self.seconds_per_step
+        whole = step + seconds if workers == 0 else max(step, seconds / workers)
+        return dataclasses.replace(self, seconds_per_step=whole, seconds=self.seconds + (whole - step) * self.steps)
+
 
 @dataclass(frozen=True)
 class Size:
@@ -36,7 +43,7 @@ class Size:
 
     crop: tuple[int, int]
     batch_size: int
-    filters: int
+    filters: int | None  # None: no setting of the run changes the width
     crop_key: str
     batch_key: str
     filters_key: str
@@ -93,15 +100,13 @@ def require_memory(fixed: float, growing: float, available: float, size: Size, s
         return
     share = max(0.0, available - fixed) / growing
     crop = [int(side * share**0.5 - 1) // 32 * 32 + 1 for side in size.crop]
-    batch, filters = int(size.batch_size * share), int(size.filters * share)
+    batch, filters = int(size.batch_size * share), int((size.filters or 0) * share)
     ways = [f"{size.crop_key}=[{crop[0]},{crop[1]}]"] if min(crop) >= SMALLEST else []
     ways += [f"{size.batch_key}={batch}"] if batch >= 1 else []
     ways += [f"{size.filters_key}={filters}"] if filters >= 2 else []
     gib = 2**30
     fact = f"a step of the {stage} needs about {(fixed + growing) / gib:.1f} GiB and {available / gib:.1f} GiB are free"
-    advice = (
-        f"what would fit: {', or '.join(ways)}" if ways else f"lower {size.crop_key}, {size.batch_key} and {size.filters_key}"
-    )
+    advice = f"what would fit: {', or '.join(ways)}" if ways else f"lower {size.crop_key}, {size.batch_key} and the filters"
     raise UserError(f"{fact}; {advice}")
 
 
@@ -123,6 +128,13 @@ def require_disk(folder: Path, needed: int) -> None:
         raise UserError(
             f"{existing} has {free / mib:.0f} MiB free and the run needs about {needed / mib:.0f} MiB; free some space"
         )
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def synchronize(device: torch.device) -> None:

@@ -41,7 +41,6 @@ from segnas.training.optimization import (
 from segnas.training.recipe import RetrainConfig, learning_rate, recipe
 
 LOG_EVERY = 50  # steps
-SHORT = {"learning_rate": "lr"}  # on a terminal of 80 columns
 SAVE_EVERY = 600.0  # seconds, within an epoch
 
 
@@ -79,8 +78,9 @@ def retrain(
                     this.save(run)
                 if stop.requested:
                     raise Interrupted(this.where())
-            values = this.end_epoch(run).items()
-            progress.epoch(this.epoch(), this.epochs, {SHORT.get(name, name): value for name, value in values})
+            values = this.end_epoch(run)
+            values.pop("learning_rate")
+            progress.epoch(this.epoch(), this.epochs, {**values, **best_so_far(run)})
             this.save(run)
             if stop.requested and this.step < this.steps:
                 raise Interrupted(this.where())
@@ -88,6 +88,12 @@ def retrain(
         if stop.requested:
             raise Interrupted(this.where())
     return model
+
+
+def best_so_far(run: Run) -> dict[str, float]:
+    """The best mIoU that was validated in this training, for the terminal; empty before the first."""
+    found = [row["value"] for row in run.metrics("retrain") if row["name"] == "mIoU" and row["value"] is not None]
+    return {"best": max(found)} if found else {}
 
 
 class Retraining:
@@ -266,7 +272,7 @@ class Retraining:
             "recipe": recipe(self.config),
         }
         run.write_json("retrain.json", summary)
-        return self.model
+        return TrainedModel.load(run.path)
 
 
 def _class_weights(dataset: Dataset, config: RetrainConfig, device: Device) -> Tensor | None:

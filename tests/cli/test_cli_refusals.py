@@ -236,7 +236,7 @@ def test_a_malformed_architecture(text: str, parts: tuple[str, ...], images: Pat
         ("run auto-deeplab --out RUN --resume seed=1", ("started with seed=0, not 1",)),
         ("run auto-deeplab --out RUN --resume --preset small", ("started with preset=quick, not small",)),
         ("retrain RUN retrain.steps=5", ("started with retrain.steps=4, not 5",)),
-        ("run auto-deeplab --out RUN --resume --data OTHER", ("other images or classes than when",)),
+        ("run auto-deeplab --out RUN --resume --data OTHER", ("other images, splits or classes than when",)),
         ("evaluate RUN split=tst", ("no split 'tst'", "did you mean 'test'?")),
         ("evaluate RUN scale=[1]", ("unknown key 'scale'", "did you mean 'scales'?")),
         ("evaluate RUN scales=[0]", ("scales.0", "greater than 0")),

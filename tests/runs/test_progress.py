@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from segnas.runs import progress
-from segnas.runs.progress import StageProgress, StopRequest, duration, stop_between_steps
+from segnas.runs.progress import StageProgress, StopRequest, clock, duration, stop_between_steps
 
 
 @pytest.fixture
@@ -57,9 +57,13 @@ def test_a_line_an_epoch_with_the_time_left(written: io.StringIO, monkeypatch: p
     with StageProgress("search", 60, done_steps=20) as stage:
         for _ in range(10):
             now[0] += 3
-            stage.step("note")
+            stage.step()
         stage.epoch(3, 6, {"loss": 1.23456, "mIoU": 51.2, "of": "9 classes"})
-    assert written.getvalue() == "search 3/6  loss 1.235  mIoU 51.2  of 9 classes  30 s, 1 min 30 s left\n"
+    assert written.getvalue() == "search 3/6  loss 1.235  mIoU 51.2  of 9 classes  0:30, 1:30 left\n"
+
+
+def test_clocks() -> None:
+    assert [clock(seconds) for seconds in (0.4, 59.6, 200, 3600, 90_000)] == ["0:00", "1:00", "3:20", "1:00:00", "25:00:00"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_nothing_is_promised_where_nothing_fits() -> None:
     with pytest.raises(UserError) as error:
         require_memory(3 * GIB, 8 * GIB, 2 * GIB, SIZE, "search")
     assert "would fit" not in str(error.value)
-    assert "lower search.crop, search.batch_size and search.filters" in str(error.value)
+    assert "lower search.crop, search.batch_size and the filters" in str(error.value)
 
 
 def test_what_fits_is_not_complained_about() -> None:
