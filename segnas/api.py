@@ -10,16 +10,19 @@ Every function raises `UserError` (one line) for what the caller can mend, befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from segnas import zoo
 from segnas.config import override, replace
 from segnas.costs.counts import Counts
 from segnas.costs.counts import count as count_architecture
-from segnas.costs.latency import Latency, measure_latency
+from segnas.costs.latency import Latency, Precision, Shape, measure_latency, measure_onnx_latency
 from segnas.data.check import Report
 from segnas.data.check import check as check_data
 from segnas.data.statistics import evenly_spaced
@@ -33,17 +36,18 @@ from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
 from segnas.systems.base import load_system
 from segnas.training.device import DeviceConfig, launch
-from segnas.training.evaluate import Evaluation
+from segnas.training.evaluate import Evaluation, file_name
 from segnas.training.evaluate import evaluate as evaluate_model
 from segnas.training.model import TrainedModel
 from segnas.training.predict import Prediction
 from segnas.training.predict import predict as predict_images
-from segnas.training.preflight import require_packages
+from segnas.training.preflight import SMALLEST, require_packages
 from segnas.training.retrain import retrain as retrain_architecture
-from segnas.workplace import Plan, Workplace, opened, plan, reopened, require_split, resumed, timed
+from segnas.workplace import Plan, Workplace, opened, plan, planned, reopened, require_split, resumed, timed
 
 DEFAULT_PRESET = "small"
 PARITY_IMAGES = 20
+CITYSCAPES_SIZE = (1025, 2049)
 CITYSCAPES_CLASSES = 19  # counted with when nothing says how many classes there are: the papers' tables do
 
 
@@ -106,10 +110,12 @@ def run(
     with opened(asked, Path(out), resume, stages) as place:
         _search(place)
         _retrain(place)
-        main = asked.config.evaluation.split
-        for split in dict.fromkeys([main, *(["test"] if "test" in place.dataset.splits else [])]):
-            if not place.run.has("evaluation.json" if split == main else f"evaluation_{split}.json"):
-                _evaluate(place, replace(asked.config.evaluation, split=split))
+        main = asked.config.evaluation
+        for split in dict.fromkeys([main.split, *(["test"] if "test" in place.dataset.splits else [])]):
+            config = replace(main, split=split)
+            if not place.run.has(file_name(config, main)):
+                found = _evaluate(place, config).scores
+                console.print(f"{split}: mIoU {found.mIoU:.2f}  mAcc {found.mAcc:.2f}  aAcc {found.aAcc:.2f}")
         if not place.run.has("latency.json"):
             _latency(place)
         if export and not place.run.has("model.onnx"):
@@ -125,8 +131,10 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None =
         return _evaluate(place, config)
 
 
-def predict(path: str | Path, images: Sequence[str | Path], out: str | Path | None = None, **options: Any) -> list[Prediction]:
-    """Segment image files, or folders of them, with the model of a run or file; training/predict.py lists the options.
+def predict(
+    path: str | Path, images: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any
+) -> list[Prediction]:
+    """Segment image files, or folders with all below them, with a run or model file; training/predict.py lists the options.
 
     Writes into `out`; by default into the folder `predictions` of the run, or beside the model file.
     """
@@ -157,13 +165,28 @@ def load(path: str | Path) -> TrainedModel:
     return TrainedModel.load(Path(path))
 
 
-def count(source: str | Path, size: tuple[int, int], num_classes: int | None = None, overrides: Sequence[str] = ()) -> Counts:
+def count(
+    source: str | Path, size: tuple[int, int] | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
+) -> Counts:
     """Parameters and multiply-adds of a zoo name, JSON file or run; `filters=4` and the like override the network's options.
 
-    num_classes: None means the run's own number, and 19 for anything else.
+    size: (height, width) and num_classes: None means the run's own, and 1025x2049 with 19 classes for anything else.
     """
     architecture = zoo.with_options(zoo.find(str(source)), overrides)
-    return count_architecture(architecture, size, num_classes or _classes_of(Path(source)))
+    return count_architecture(architecture, size or input_size(source), num_classes or classes_of(source))
+
+
+def input_size(source: str | Path) -> tuple[int, int]:
+    """(height, width) at which a trained run sees its images; that of Cityscapes, as the papers count, for anything else."""
+    cost = Path(source) / "cost.json"
+    height, width = Run(Path(source)).read_json("cost.json")["size"] if cost.exists() else CITYSCAPES_SIZE
+    return height, width
+
+
+def classes_of(source: str | Path) -> int:
+    """The number of classes of a run; that of Cityscapes for anything else."""
+    data = Path(source) / "data.json"
+    return len(Run(Path(source)).read_json("data.json")["classes"]) if data.exists() else CITYSCAPES_CLASSES
 
 
 def latency(
@@ -172,28 +195,65 @@ def latency(
     num_classes: int | None = None,
     overrides: Sequence[str] = (),
     batch: int = 1,
-    **conditions: Any,
+    device: str | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
+    channels_last: bool | None = None,
+    **timing: Any,
 ) -> Latency:
-    """Time one forward pass of a zoo name, JSON file or run; costs/latency.py lists the conditions (device, threads, ...).
+    """Time one pass of a zoo name, JSON file, run or exported .onnx file; `timing`: warmup, runs, time_limit_s, seed.
 
-    size: (height, width); None means that at which a trained run sees its images, whose latency.json is then replaced.
+    A trained run is timed from RGB pixels to logits, anything built anew as a network alone; `includes` says which.
+    size: (height, width); None means that at which a trained run sees its images, or that of the .onnx file.
+    A condition left at None is as the run was configured; for a name or JSON file it is the CPU, torch's threads and float32.
+    latency.json of a trained run is replaced only when nothing besides `source` is given.
     """
-    trained = Path(source) / "model.safetensors"
-    own_size = size is None and trained.exists()
-    if own_size:
-        size = tuple(Run(Path(source)).read_json("cost.json")["size"])
+    path = Path(source)
+    given = {"--classes": num_classes, "KEY=VALUE": overrides, "--device": device, "--precision": precision}
+    if path.suffix == ".onnx" and not path.is_dir():
+        fixed = {**given, "--device": device not in (None, "cpu"), "--precision": precision not in (None, "32")}
+        _refuse({**fixed, "channels_last": channels_last}, f"{source} is timed in onnxruntime, on the CPU, in float32")
+        return measure_onnx_latency(path, size, batch, threads, **timing)
     architecture = zoo.with_options(zoo.find(str(source)), overrides)
-    if size is None:
+    trained = (path / "model.safetensors").exists()
+    own = trained and batch == 1 and not any((*given.values(), size, threads, channels_last is not None, timing))
+    if size is None and not trained:
         raise UserError(f"{source} is no trained run: say the input size (--size HxW)")
-    if trained.exists() and not overrides:
-        network = TrainedModel.load(Path(source)).network
-    else:
-        network = build(architecture, num_classes or _classes_of(Path(source)))
-    measured = measure_latency(network, (batch, 3, *size), **conditions)
-    if own_size and not overrides:
-        with working_on(Run.open(Path(source))) as found:
+    model = TrainedModel.load(path) if trained and not overrides else None
+    if model is not None:
+        _refuse({"--classes": num_classes}, f"{source} is timed as trained, with its {len(model.classes)} classes")
+    config = planned(Run.open(path)).config.device if (path / "config.yaml").exists() else DeviceConfig(accelerator="cpu")
+    conditions = {
+        "device": device or launch(config).device,
+        "threads": config.threads if threads is None else threads,
+        "precision": precision or config.precision,
+        "channels_last": config.channels_last if channels_last is None else channels_last,
+        **timing,
+    }
+    shape = (batch, 3, *(size or Run(path).read_json("cost.json")["size"]))
+    if model is None:
+        return measure_latency(build(architecture, num_classes or classes_of(path)), shape, **conditions)
+    measured = _measure_trained(model, shape, **conditions)
+    if own:
+        with working_on(Run.open(path)) as found:
             found.write_json("latency.json", measured.to_json())
     return measured
+
+
+def _measure_trained(model: TrainedModel, shape: Shape, **conditions: Any) -> Latency:
+    """The time from pixels to logits, through TrainedModel.logits as evaluation and prediction go."""
+
+    def logits(network: nn.Module, pixels: Tensor) -> Tensor:
+        return dataclasses.replace(model, network=network).logits(pixels)
+
+    return measure_latency(model.network, shape, from_pixels=logits, **conditions)
+
+
+def _refuse(options: Mapping[str, object], fact: str) -> None:
+    """Raise UserError for an option that is given (true) although the fact leaves nothing to choose."""
+    wrong = [name for name, value in options.items() if value]
+    if wrong:
+        raise UserError(f"{fact}; leave out {', '.join(wrong)}")
 
 
 def _asked(
@@ -214,10 +274,6 @@ def _require_same(out: Path, architecture: Architecture, source: str) -> None:
     stored = identity(from_json(Run(out).read_json("architecture.json")))
     if stored != identity(architecture):
         raise UserError(f"{out} trains the architecture {stored}, and {source} is {identity(architecture)}; choose another --out")
-
-
-def _classes_of(path: Path) -> int:
-    return len(Run(path).read_json("data.json")["classes"]) if (path / "data.json").exists() else CITYSCAPES_CLASSES
 
 
 # The stages of a run. Each is skipped when what it leaves is there.
@@ -243,6 +299,8 @@ def _epoch_of(run: Run, architecture: Architecture) -> dict[str, Any]:
 
 
 def _retrain(place: Workplace) -> TrainedModel:
+    if place.run.has("retrain.json"):
+        return TrainedModel.load(place.run.path)
     architecture, config = from_json(place.run.read_json("architecture.json")), place.config
     size = place.seen_size()
     counts = count_architecture(architecture, size, len(place.dataset.classes))
@@ -266,27 +324,27 @@ def _retrain(place: Workplace) -> TrainedModel:
 def _evaluate(place: Workplace, config: Any) -> Evaluation:
     model = TrainedModel.load(place.run.path)
     with timed(place.run, f"evaluate {config.split}"):
-        found = evaluate_model(model, place.dataset, config, place.device, place.run, place.config.evaluation.split)
-    console.print(f"{config.split}: mIoU {found.scores.mIoU:.2f}  mAcc {found.scores.mAcc:.2f}  aAcc {found.scores.aAcc:.2f}")
-    return found
+        return evaluate_model(model, place.dataset, config, place.device, place.run, place.config.evaluation)
 
 
 def _latency(place: Workplace) -> None:
-    network = TrainedModel.load(place.run.path).network
+    model, config = TrainedModel.load(place.run.path), place.config.device
+    conditions = {"device": place.device.device, "precision": config.precision, "channels_last": config.channels_last}
     with timed(place.run, "latency"):
-        measured = measure_latency(network, (1, 3, *place.seen_size()), device=place.device.device, time_limit_s=10)
+        measured = _measure_trained(model, (1, 3, *place.seen_size()), **conditions, time_limit_s=10)
     place.run.write_json("latency.json", measured.to_json())
     console.print(f"latency: {measured.median_ms:.1f} ms on {measured.device}")
 
 
 def _export(place: Workplace, size: tuple[int, int] | None) -> Parity:
+    size = size or place.seen_size()
+    if min(size) < SMALLEST:
+        raise UserError(f"the export size {size[0]}x{size[1]} is too small for a network of stride 32; use {SMALLEST} or more")
     split = place.config.evaluation.split
     indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
     samples = (place.dataset.read(split, index) for index in indices)
     with timed(place.run, "export"):
-        parity = export_model(
-            TrainedModel.load(place.run.path), size or place.seen_size(), place.run.path / "model.onnx", samples
-        )
+        parity = export_model(TrainedModel.load(place.run.path), size, place.run.path / "model.onnx", samples)
     console.print(
         f"model.onnx: largest logit difference to torch {parity.largest_logit_difference:.2g} on {parity.images} images"
     )

@@ -195,25 +195,42 @@ def report(run_directory: RunDirectory, as_json: AsJson = False) -> None:
     print_figures(summary(run_directory), as_json, str(page))
 
 
-@app.command(epilog=examples("latency runs/first --threads 1", "latency auto-deeplab-s --size 512x1024 --device cuda"))
+@app.command(
+    epilog=examples(
+        "latency runs/first",
+        "latency runs/first/model.onnx --threads 1",
+        "latency auto-deeplab-s --size 512x1024 --device cuda",
+    )
+)
 def latency(
-    source: Network,
+    source: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="run directory, exported .onnx file, JSON file or name of the zoo")
+    ],
     overrides: Options = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda [default: the run's, else cpu]")
+    ] = None,
     size: Size = None,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="images in one pass")] = 1,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="[default: torch's]")] = None,
-    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="32 or bf16")] = "32",
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="[default: the run's, else torch's]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="NAME", help="32 or bf16 [default: the run's, else 32]")
+    ] = None,
     classes: NumClasses = None,
     as_json: AsJson = False,
 ) -> None:
-    """Milliseconds of one forward pass. Median, quartiles, and whether they were steady."""
-    from segnas import api
+    """Milliseconds from pixels to logits. Median, quartiles, and whether they were steady.
 
-    if precision not in ("32", "bf16"):
-        raise UserError(f"unknown precision '{precision}'; allowed: 32, bf16")
+    A run without options is timed as it was configured, and its latency.json is replaced; with options it is only printed.
+    """
+    from segnas import api
+    from segnas.costs.latency import checked_precision
+
+    chosen = None if precision is None else checked_precision(precision)
     shape = parse_size(size) if size else None
-    measured = api.latency(source, shape, classes, overrides or (), batch, device=device, threads=threads, precision=precision)
+    measured = api.latency(source, shape, classes, overrides or (), batch, device, threads, chosen)
     if as_json:
         print_json(measured.to_json())
         return
@@ -222,6 +239,8 @@ def latency(
     conditions = ["x".join(map(str, measured.input)), f"precision {measured.precision}", measured.device, measured.runtime]
     if measured.threads:
         conditions.append(f"{measured.threads} thread{'s' if measured.threads > 1 else ''}")
+    if measured.channels_last:
+        conditions.append("channels last")
     print(f"input {', '.join(conditions)}")
     print(f"{measured.warmup} runs to warm up, {measured.runs} timed; {measured.includes}")
 
@@ -230,20 +249,23 @@ def latency(
 def count(
     source: Network,
     overrides: Options = None,
-    size: Annotated[str, typer.Option("--size", metavar="HxW", help="height x width of the input")] = "1025x2049",
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="[default: the run's, else 1025x2049]")] = None,
     classes: NumClasses = None,
     as_json: AsJson = False,
 ) -> None:
     """Exact parameters and multiply-adds of a network, by part."""
     from segnas import api
 
-    counts = asdict(api.count(source, parse_size(size), classes, overrides or ()))
+    shape = parse_size(size) if size else api.input_size(source)
+    classes = classes or api.classes_of(source)
+    counts = asdict(api.count(source, shape, classes, overrides or ()))
     if as_json:
-        print_json(counts)
+        print_json({**counts, "size": list(shape), "classes": classes})
         return
     rows = [*counts["by_part"].items(), ("all", counts)]
     cells = [(part, f"{figures['parameters']:,}", f"{figures['multiply_adds']:,}") for part, figures in rows]
     print_table(("part", "parameters", "multiply-adds"), cells)
+    print(f"at {shape[0]}x{shape[1]}, {classes} classes")
     if counts["paper_multiply_adds"] is not None:
         print(f"multiply-adds in the convention of the Auto-DeepLab paper: {counts['paper_multiply_adds']:,}")
 

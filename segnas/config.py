@@ -49,14 +49,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "the configu
         raise UserError(f"{where}: {first_complaint(cls, error)}") from None
 
 
-def override(config: C, assignments: Sequence[str]) -> C:
+def override(config: C, assignments: Sequence[str] | str) -> C:
     """`config` with `key=value` assignments applied; keys are dotted paths, values are YAML (`lr=0.1`, `crop=[65, 129]`).
 
     A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `layers` is not).
     """
     values = to_dict(config)
     keys = dotted_keys(values)
-    for assignment in assignments:
+    for assignment in [assignments] if isinstance(assignments, str) else assignments:
         name, separator, text = assignment.partition("=")
         if not separator:
             raise UserError(f"'{assignment}' is no override; write key=value, for example {keys[0]}=...")

@@ -128,11 +128,9 @@ def opened(
     architecture: what will be retrained, when it is known already.
     """
     Run.check(out, asked.to_dict(), resume)
-    if (out / "config.yaml").exists():
-        changed = first_difference(Run(out).config(), asked.to_dict())
-        if changed:
-            console.print(f"note: the run was started with {changed}; figures may differ in rounding from here on")
     todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
+    if "search" in todo and asked.config.retrain.weights is not None:
+        raise UserError("retrain.weights needs a known architecture: search first, then segnas retrain RUN/architecture.json")
     if "export" in todo:
         require_packages(missing_packages())
     dataset = open_dataset(asked.dataset, seed=asked.config.seed)
@@ -143,6 +141,9 @@ def opened(
     stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
     if stored is not None:
         require_same_data(stored, dataset, out)
+        changed = first_difference(Run(out).config(), asked.to_dict(), apart_from=("dataset",))
+        if changed:
+            console.print(f"note: the run was started with {changed}; figures may differ in rounding from here on")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"])) if stored else measure_normalization(dataset)
     job = Job(asked.config, dataset, normalization, Run(out), device)
     preflight(asked, job, todo, architecture)

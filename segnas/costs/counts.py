@@ -40,31 +40,20 @@ def count(architecture: Architecture, size: tuple[int, int], num_classes: int, i
         network = build(architecture, num_classes, in_channels)
     calls = layer_calls(network, (1, in_channels, *size))
     paper = paper_multiply_adds(architecture, calls) if isinstance(architecture, AutoDeepLab) else None
-    return _counts(network, calls, None if paper is None else sum(paper.values()))
-
-
-def count_module(module: nn.Module, size: tuple[int, int], in_channels: int = 3) -> Counts:
-    """The counts of any module that takes one image batch (1, in_channels, *size)."""
-    return _counts(module, layer_calls(module, (1, in_channels, *size)), None)
-
-
-def _counts(module: nn.Module, calls: list[LayerCall], paper: int | None) -> Counts:
-    by_part: dict[str, dict[str, int]] = {}
-    seen: set[nn.Parameter] = set()  # a parameter that two parts share counts once, for the first
-    for name, part in _parts(module):
-        own = [parameter for parameter in part.parameters() if parameter not in seen]
-        seen.update(own)
-        calls_inside = [call for call in calls if call.name == name or call.name.startswith(f"{name}.")]
-        by_part[name] = {
-            "parameters": sum(parameter.numel() for parameter in own),
-            "multiply_adds": sum(call.multiply_adds for call in calls_inside),
-        }
     return Counts(
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds=sum(call.multiply_adds for call in calls),
-        by_part=by_part,
-        paper_multiply_adds=paper,
+        by_part={name: _count_part(name, part, calls) for name, part in _parts(network)},
+        paper_multiply_adds=None if paper is None else sum(paper.values()),
     )
+
+
+def _count_part(name: str, part: nn.Module, calls: list[LayerCall]) -> dict[str, int]:
+    calls_inside = [call for call in calls if call.name == name or call.name.startswith(f"{name}.")]
+    return {
+        "parameters": sum(parameter.numel() for parameter in part.parameters()),
+        "multiply_adds": sum(call.multiply_adds for call in calls_inside),
+    }
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

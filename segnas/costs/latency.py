@@ -1,4 +1,4 @@
-"""Latency: the time of one whole forward pass, from an image tensor on the device to logits at the image's size.
+"""Latency: the time of one whole pass over images of the size that the network sees, from RGB pixels to logits at that size.
 
 One number without its conditions means little, so a `Latency` carries device, input, threads, precision and warm-up, and
 its spread: the quartiles of all timed runs, and `unsteady` when they are too far apart for the median to be compared.
@@ -10,14 +10,14 @@ import contextlib
 import copy
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segnas.errors import UserError
 from segnas.randomness import numpy_generator
@@ -27,8 +27,19 @@ Shape = tuple[int, int, int, int]  # (N, C, H, W)
 
 MIN_RUNS = 5  # timed even when one run alone is longer than the time limit: quartiles of fewer say nothing
 UNSTEADY = 0.1  # of the median
-INCLUDES = "forward pass from a tensor on the device to logits at the input size; no decoding, normalisation or copies"
-ONNX_INCLUDES = "one call of the session from an array in memory to logits at the input size, normalisation and copies included"
+AMPERE = (8, 0)  # compute capability of the first GPUs with TF32
+INCLUDES = (
+    "normalisation and network, from a uint8 RGB tensor on the device to logits at the input size; "
+    "no decoding, resizing, copy to the device or argmax"
+)
+NETWORK_INCLUDES = (
+    "the network alone, from a normalised float tensor on the device to logits at the input size; "
+    "no decoding, resizing, normalisation, copy to the device or argmax"
+)
+ONNX_INCLUDES = (
+    "one call of the session with the normalisation in its graph, from a float32 array of RGB 0..255 in memory to an array of "
+    "logits at the input size; no decoding, resizing or argmax"
+)
 
 
 @dataclass(frozen=True)
@@ -66,22 +77,29 @@ def measure_latency(
     runs: int = 50,
     time_limit_s: float = 30.0,
     seed: int = 0,
+    from_pixels: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Latency:
-    """Time `network` (a copy of it, in evaluation mode) on an input (N, C, H, W) of standard normal numbers from `seed`.
+    """Time `network` (a copy of it, in evaluation mode) on a random input (N, C, H, W) drawn from `seed`.
+
+    from_pixels: (the network, uint8 RGB 0..255) -> logits, with all that lies between pixels and network; it is then timed as a
+    whole. None times the network alone, on standard normal numbers.
 
     `threads` None keeps torch's number; bf16 is mixed, as in training. Fewer than `warmup` and `runs` are made when
     `time_limit_s` is used up before, but never fewer than 1 and 5. Raises UserError for a device that is not there.
     """
     where = _device(device)
     _check(input_shape, warmup, runs, threads)
+    checked_precision(precision)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     timed = copy.deepcopy(network).to(where).to(memory_format=layout).eval()  # type: ignore[call-overload]
-    numbers = numpy_generator(seed, "latency").standard_normal(input_shape, dtype=np.float32)
+    generator = numpy_generator(seed, "latency")
+    whole = from_pixels is not None
+    numbers = generator.integers(0, 256, input_shape, np.uint8) if whole else generator.standard_normal(input_shape, np.float32)
     image = torch.from_numpy(numbers).to(where).to(memory_format=layout)
     autocast = torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     def forward() -> None:
-        timed(image)
+        timed(image) if from_pixels is None else from_pixels(timed, image)
         if where.type == "cuda":
             torch.cuda.synchronize(where)
 
@@ -94,47 +112,52 @@ def measure_latency(
         runtime=f"torch {torch.__version__}",
         input=input_shape,
         threads=used_threads,
-        precision=_precision_title(precision, where),
+        precision=precision_title(precision, where),
         channels_last=channels_last,
         warmup=warm,
-        includes=INCLUDES,
+        includes=INCLUDES if whole else NETWORK_INCLUDES,
     )
 
 
 def measure_onnx_latency(
     path: Path,
-    input_shape: Shape,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
     threads: int | None = None,
     warmup: int = 5,
     runs: int = 50,
     time_limit_s: float = 30.0,
     seed: int = 0,
 ) -> Latency:
-    """Time an exported network in onnxruntime on the CPU, on an input (N, 3, H, W) of uniform numbers 0..255 from `seed`.
+    """Time a file of `segnas export` in onnxruntime on the CPU, on an input (batch, 3, *size) of numbers 0..255 from `seed`.
 
-    `threads` None takes torch's number, so that both runtimes are timed alike. Raises UserError when onnxruntime is missing,
-    the file cannot be loaded, or it was exported for another size.
+    size: (height, width); None means that of the graph. `threads` None takes torch's number, so that both runtimes are timed
+    alike. Raises UserError when onnxruntime is missing, the file cannot be loaded, or it was exported for another size.
     """
     try:
         import onnxruntime
     except ImportError:
         raise UserError("timing an ONNX file needs the package onnxruntime; pip install 'segnas[onnx]'") from None
-    _check(input_shape, warmup, runs, threads)
     used_threads = threads if threads is not None else torch.get_num_threads()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = used_threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
     if not path.is_file():
         raise UserError(f"cannot read {path}: no such file")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
         raise UserError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0]}") from None
-    declared = session.get_inputs()[0]
-    for given, expected in zip(input_shape, declared.shape, strict=True):
-        if isinstance(expected, int) and given != expected:
-            raise UserError(f"{path} takes images of shape {declared.shape}, not {list(input_shape)}; export it for that size")
-    image = numpy_generator(seed, "latency").random(input_shape, dtype=np.float32) * 255
+    (declared, *others) = session.get_inputs()
+    if others or declared.type != "tensor(float)" or not _is_image_shape(declared.shape):
+        raise UserError(f"{path} does not take images (N, 3, H, W) of one size in float32; time a file of `segnas export`")
+    own_size = (declared.shape[2], declared.shape[3])
+    if size not in (None, own_size):
+        raise UserError(f"{path} takes images of {own_size[0]}x{own_size[1]}; leave out the size, or export it for another one")
+    input_shape = (batch, 3, *own_size)
+    _check(input_shape, warmup, runs, threads)
+    image = numpy_generator(seed, "latency").integers(0, 256, input_shape).astype(np.float32)
     warm, times = _time(lambda: session.run(None, {declared.name: image}), warmup, runs, time_limit_s)
     return _summary(
         times,
@@ -156,6 +179,22 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def checked_precision(name: str) -> Precision:
+    """`name` as a Precision; UserError when it is none."""
+    for precision in get_args(Precision):
+        if name == precision:
+            return cast(Precision, precision)
+    raise UserError(f"unknown precision '{name}'; allowed: {', '.join(get_args(Precision))}")
+
+
+def precision_title(precision: Precision, device: torch.device) -> str:
+    """The arithmetic that is really used: cuDNN's convolutions of float32 round their factors to TF32 where the GPU has it."""
+    if precision == "bf16":
+        return "bfloat16 (mixed)"
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= AMPERE
+    return "float32 (TF32 in convolutions)" if tf32 else "float32"
 
 
 def _time(call: Callable[[], object], warmup: int, runs: int, time_limit_s: float) -> tuple[int, list[float]]:
@@ -196,11 +235,11 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _precision_title(precision: Precision, where: torch.device) -> str:
-    if precision == "bf16":
-        return "bfloat16 (mixed)"
-    tf32 = where.type == "cuda" and torch.backends.cudnn.allow_tf32
-    return "float32 (TF32 in convolutions)" if tf32 else "float32"
+def _is_image_shape(shape: Sequence[object]) -> bool:
+    """Whether an ONNX input is (any number, 3, H, W); dimensions left open are no integers."""
+    return (
+        len(shape) == 4 and not isinstance(shape[0], int) and shape[1] == 3 and all(isinstance(side, int) for side in shape[2:])
+    )
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -16,17 +16,12 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
-PROC = Path("/proc")
-CGROUP = Path("/sys/fs/cgroup")
-SAMPLE_SECONDS = 0.002
+from segnas.data.free_memory import PROC, free_memory, kib_of
 
-# The files of a control group: its limit, what is used, and the line of memory.stat that counts cache the kernel can drop.
-V2_FILES = ("memory.max", "memory.current", "inactive_file")
-V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+SAMPLE_SECONDS = 0.002
 
 
 def peak_memory(work: Callable[[], object], device: str | torch.device) -> int:
@@ -62,8 +57,8 @@ def available_memory(device: str | torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
     if not (PROC / "meminfo").exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([_machine_free(), *_group_free()]) + resident_memory()
+        return free_memory()
+    return free_memory() + resident_memory()
 
 
 def resident_memory() -> int:
@@ -88,18 +83,7 @@ def _reset_high_water_mark() -> bool:
 
 
 def _high_water_mark() -> int:
-    return _kib_of(PROC / "self" / "status", "VmHWM") * 1024
-
-
-def _machine_free() -> int:
-    return _kib_of(PROC / "meminfo", "MemAvailable") * 1024
-
-
-def _kib_of(path: Path, name: str) -> int:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise RuntimeError(f"{path} has no line {name}")
+    return kib_of(PROC / "self" / "status", "VmHWM") * 1024
 
 
 def _peak_since_start() -> int:
@@ -125,38 +109,3 @@ def _sampled_peak() -> Iterator[list[int]]:
         done.set()
         watcher.join()
         peak[0] = max(peak[0], resident_memory())
-
-
-def _group_free() -> list[int]:
-    """Bytes left in every memory-limited control group around this process; empty where there is no limit."""
-    listing = PROC / "self" / "cgroup"
-    if not listing.exists():
-        return []
-    free = []
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, files = CGROUP, V2_FILES
-        elif "memory" in controllers.split(","):
-            root, files = CGROUP / "memory", V1_FILES
-        else:
-            continue
-        # A container may show the host's path with its own group mounted as the root: folders that are not there are passed over.
-        inner = root / path.lstrip("/")
-        for folder in [inner, *inner.parents]:
-            if folder.is_relative_to(root) and (folder / files[0]).exists() and (folder / files[1]).exists():
-                free += _left_in(folder, files)
-    return free
-
-
-def _left_in(folder: Path, files: tuple[str, str, str]) -> list[int]:
-    limit_file, used_file, reclaimable = files
-    limit = (folder / limit_file).read_text(encoding="ascii").strip()
-    if limit == "max":
-        return []
-    used = int((folder / used_file).read_text(encoding="ascii"))
-    for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
-        name, value = line.split()
-        if name == reclaimable:
-            used -= int(value)
-    return [max(0, int(limit) - used)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from segnas.data import open_dataset
-from segnas.data.base import Dataset
+from segnas.data.base import IGNORE, Dataset
+from segnas.data.classes import CLASS_FILE, like_grey_levels
 from segnas.data.folder import Folder
 from segnas.data.masks import UnknownIds
 from segnas.data.statistics import ClassPixels, add_class_pixels, class_pixels
 from segnas.errors import UserError
 
 LINES_SHOWN = 20
+SMALLEST_CROP = 33
 LARGEST_CROP = 513  # the crop of the papers for images of about this size; larger ones rarely pay on one machine
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "undefined", "unknown")
 
@@ -75,13 +78,13 @@ class Report:
         return tuple(100 * pixels / max(1, total) for pixels in counts.pixels)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A table to print: a header, then for each class its percentage of the pixels of each split; ignored pixels last."""
-        columns = {split: self.frequencies(split) for split in self.splits}
-        table = [("class", *(f"{split} %" for split in self.splits))]
-        for train_id, name in enumerate(self.class_names):
-            table.append((name, *(f"{column[train_id]:.3f}" for column in columns.values())))
-        table.append(("(ignored)", *(f"{max(0.0, 100 - sum(column)) if any(column) else 0:.3f}" for column in columns.values())))
-        return table
+        """A table to print: a header, then for each class its percentage of the pixels of each split; ignored pixels last.
+
+        A split of which nothing could be read has "-" everywhere.
+        """
+        columns = [self._column(split) for split in self.splits]
+        header = ("class", *(f"{split} %" for split in self.splits))
+        return [header, *zip((*self.class_names, "(ignored)"), *columns, strict=True)]
 
     def lines(self, limit: int = LINES_SHOWN) -> list[str]:
         """What to print beside the table; of problems, and of warnings, at most `limit` and how many more there are."""
@@ -102,6 +105,12 @@ class Report:
             figures["frequencies_percent"] = list(self.frequencies(split))
             figures["sizes"] = [{"height": size[0], "width": size[1], "images": count} for size, count in figures["sizes"]]
         return {"ok": self.ok, **values}
+
+    def _column(self, split: str) -> tuple[str, ...]:
+        if not self.splits[split].readable:
+            return ("-",) * (len(self.class_names) + 1)
+        percent = self.frequencies(split)
+        return tuple(f"{value:.3f}" for value in (*percent, max(0.0, 100 - sum(percent))))
 
     def _sizes(self) -> str:
         sizes = sorted({size for figures in self.splits.values() for size, _ in figures.sizes})
@@ -136,14 +145,15 @@ def check(data: Dataset | str | Path, seed: int = 0) -> Report:
     unknown = tuple(Unknown(str(error.file), error.ids, error.allowed) for error in faults if isinstance(error, UnknownIds))
     structure = dataset.problems if isinstance(dataset, Folder) else ()
     crop = _crop([one.size for one in seen if one.error is None])
+    refused, doubtful = _grey_levels(dataset, splits)
     return Report(
         name=dataset.name,
         where=str(dataset.path) if isinstance(dataset, Folder) else dataset.name,
         class_names=dataset.classes.names,
         splits=splits,
         notes=dataset.notes if isinstance(dataset, Folder) else (),
-        problems=(*structure, *(str(error) for error in faults), *_too_few_classes(dataset, splits)),
-        warnings=(*_absent(dataset, splits), *_all_ignored(seen), *_leaks(seen)),
+        problems=(*structure, *(str(error) for error in faults), *refused, *_too_few_classes(dataset, splits)),
+        warnings=(*doubtful, *_absent(dataset, splits), *_all_ignored(seen), *_leaks(seen), *_palettes(dataset)),
         suggestions=_suggestions(dataset, unknown, crop),
         unknown=unknown,
         crop=crop,
@@ -189,6 +199,29 @@ def _too_few_classes(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> li
     return problems
 
 
+def _grey_levels(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> tuple[list[str], list[str]]:
+    """(problems, warnings) about masks of 0 and 255 with blurred edges, which would lose their foreground: 255 is ignored.
+
+    Only where no class file says what 255 is. Levels that look like edges are refused: two or more beside 0, which together
+    cover fewer pixels than 255. Other ids with large gaps may be a few classes of a long list, with few ignored pixels.
+    """
+    if not isinstance(dataset, Folder) or (dataset.path / CLASS_FILE).is_file():
+        return [], []
+    ids = dataset.classes.source_ids
+    counts = add_class_pixels([figures.classes for figures in splits.values()], len(ids))
+    if not counts.ignored or not like_grey_levels(ids):
+        return [], []
+    shown = ", ".join(str(value) for value in ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+    line = (
+        f"{IGNORE} covers {100 * counts.ignored / (sum(counts.pixels) + counts.ignored):.1f} % of the pixels and is ignored, but "
+        f"the other ids ({shown}) look like grey levels; if these are masks of 0 and {IGNORE} with blurred edges, "
+        f"threshold them, or write {CLASS_FILE}"
+    )
+    between = sum(pixels for value, pixels in zip(ids, counts.pixels, strict=True) if value)
+    edges = 0 in ids and len(ids) > 2 and between < counts.ignored
+    return ([line], []) if edges else ([], [line])
+
+
 def _absent(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> list[str]:
     counts = {split: figures.classes.pixels for split, figures in splits.items() if figures.readable}
     warnings = []
@@ -222,13 +255,31 @@ def _leaks(seen: Sequence[_Seen]) -> list[str]:
     ]
 
 
+def _palettes(dataset: Dataset) -> list[str]:
+    """Indices that are no ids: tools that count colours number them anew in every file, and nothing in one file tells."""
+    contradiction = dataset.contradicting_palettes() if isinstance(dataset, Folder) else ""
+    if not contradiction:
+        return []
+    return [
+        f"the palettes of the masks differ ({contradiction}), but they are read by index; "
+        "if it is the colours that tell the classes, give each class its color in classes.json"
+    ]
+
+
 def _crop(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """The largest square of 32k + 1 pixels a side that every image holds, at most LARGEST_CROP, at least 33."""
+    """(height, width): for each side the 32k + 1 nearest to the median of the images, from SMALLEST_CROP to LARGEST_CROP.
+
+    A crop may reach over an image by up to 16 pixels: rather a little padding than a network that never sees the whole.
+    """
     if not sizes:
         return None
-    short = min(min(size) for size in sizes)
-    side = max(33, min(LARGEST_CROP, (short - 1) // 32 * 32 + 1))
-    return side, side
+    height, width = (statistics.median_low(sides) for sides in zip(*sizes, strict=True))
+    return _crop_side(height), _crop_side(width)
+
+
+def _crop_side(side: int) -> int:
+    nearest = (side + 14) // 32 * 32 + 1  # the smaller of two that are equally near
+    return max(SMALLEST_CROP, min(LARGEST_CROP, nearest))
 
 
 def _suggestions(dataset: Dataset, unknown: Sequence[Unknown], crop: tuple[int, int] | None) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ CLASS_FILE = "classes.json"
 MOST_CLASSES = 255  # train ids are 8 bits, and 255 is IGNORE
 MOST_FOUND = 64  # more values than this, without a class file, are smoothed edges or photographs rather than classes
 BINARY = {0, 255}
+LEAST_GREY = 64  # smaller ids are no grey levels, whatever gaps they leave: Cityscapes has 0..33, and seldom all of them
 
 
 @dataclass(frozen=True)
@@ -74,33 +75,48 @@ def found_class_table(found: Found, root: Path) -> ClassTable:
     """The classes that the masks of a set without a class file hold.
 
     Only 0 and 255, or 0 and 1: background and foreground. Otherwise every id is a class and 255 is ignored. In colour: every
-    colour is a class, black first. Raises UserError when there are fewer than 2 or more than MOST_FOUND values.
+    colour is a class, black first. So it is with masks whose palettes contradict each other, or stand beside masks in colour.
+    Raises UserError when there are fewer than 2 or more than MOST_FOUND values.
     """
-    ids = found.all_ids()
-    if ids is not None:
-        return _found_ids(ids, found.palette, root)
-    if found.ids:
+    ids, contradiction = found.all_ids(), found.contradiction()
+    if ids is not None and not contradiction:
+        return _found_ids(ids, found.palettes, root)
+    if found.plain and contradiction:
+        raise UserError(
+            f"the palettes of the masks in {root} differ ({contradiction}), and other masks store plain ids; "
+            f"store all as grey ids, or write a {CLASS_FILE} with ids and colours"
+        )
+    if found.plain:
         raise UserError(f"some masks in {root} store ids and some colours; write a {CLASS_FILE} with ids and colours")
-    _refuse_many(len(found.colors), "colours", root)
-    ordered = [unpack(key) for key in sorted(found.colors)]
+    colors = found.all_colors()
+    _refuse_many(len(colors), "colours", root)
+    ordered = [unpack(key) for key in sorted(colors)]
     entries = [_Entry(place, "color_{:02x}{:02x}{:02x}".format(*color), color, False) for place, color in enumerate(ordered)]
     note = f"{len(entries)} colours found in the masks, each taken as a class; name them in {CLASS_FILE}"
-    return class_table(entries, None, str(root), note)
+    if contradiction:
+        note += f"; the palettes differ ({contradiction}), so the colours count, not the indices"
+    table = class_table(entries, None, str(root), note)
+    return dataclasses.replace(table, masks=MaskTable({}, table.masks.colors))  # no index is an id
 
 
-def _found_ids(ids: frozenset[int], stored: Sequence[tuple[int, int, int]], root: Path) -> ClassTable:
+def _found_ids(ids: frozenset[int], shown: Mapping[int, frozenset[int]], root: Path) -> ClassTable:
     if ids in (BINARY, {0, 1}):
         entries = [_Entry(0, "background", None, False), _Entry(max(ids), "foreground", None, False)]
         return class_table(entries, None, str(root), f"masks of 0 and {max(ids)}: background and foreground")
     ordered = sorted(ids - {IGNORE})
     _refuse_many(len(ordered), "ids", root)
-    colors: list[tuple[int, int, int] | None] = [stored[value] if value < len(stored) else None for value in ordered]
+    colors: list[tuple[int, int, int] | None] = [unpack(min(shown[value])) if value in shown else None for value in ordered]
     if len({*colors, None}) <= len(colors) or all(color is None or len({*color}) == 1 for color in colors):
         colors = [None] * len(ordered)  # two classes of one colour, or a palette of greys: of no use to look at
     entries = [_Entry(value, f"class_{value}", color, False) for value, color in zip(ordered, colors, strict=True)]
     ignored = f"; {IGNORE} is ignored" if IGNORE in ids else ""
     note = f"{len(entries)} ids found in the masks, each taken as a class{ignored}; name them in {CLASS_FILE}"
     return class_table(entries, IGNORE, str(root), note)
+
+
+def like_grey_levels(ids: Sequence[int]) -> bool:
+    """Whether ids found beside 255 look like grey levels: they reach far, and fewer than half of those below are in use."""
+    return max(ids) >= LEAST_GREY and 2 * len(ids) < max(ids)
 
 
 def class_table(entries: Sequence[_Entry], ignore_index: int | None, where: str, note: str, bare: bool = False) -> ClassTable:

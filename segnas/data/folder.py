@@ -13,7 +13,7 @@ from segnas.data.base import Classes, Sample, readers
 from segnas.data.classes import BINARY, CLASS_FILE, black_and_white, found_class_table, read_class_file
 from segnas.data.images import image_size, read_image
 from segnas.data.layouts import Pair, find_layout
-from segnas.data.masks import find_values
+from segnas.data.masks import find_values, has_palette
 from segnas.errors import UserError
 
 
@@ -58,6 +58,13 @@ class Folder:
     def size(self, split: str, index: int) -> tuple[int, int]:
         """(height, width) of the image from its header."""
         return image_size(self.pairs[split][index].image)
+
+    def contradicting_palettes(self) -> str:
+        """Where palettes of the masks contradict each other (`Found.contradiction`) and no colours of classes settle it."""
+        if self._masks.colors:
+            return ""
+        masks = (pair.mask for pairs in self.pairs.values() for pair in pairs)
+        return find_values(mask for mask in masks if has_palette(mask)).contradiction()
 
     def description(self) -> dict[str, Any]:
         """Where the set lies, its layout, how it was split, and what a user should know."""

@@ -6,6 +6,7 @@ Workers, their number and where a resumed run begins change nothing.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segnas.data.base import Dataset
-from segnas.data.memory import InMemory, keep_in_memory
+from segnas.data.memory import InMemory, in_memory
 from segnas.data.transforms import DataConfig, Normalization, apply_view, draw_view
 from segnas.errors import UserError
 from segnas.randomness import numpy_generator
@@ -60,7 +61,7 @@ class TrainingBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
-        self._views = _Views(keep_in_memory(dataset, split, self.indices, config.cache), split, config, normalization, seed)
+        self._views = _Views(in_memory(dataset, split, config.cache), split, config, normalization, seed)
         self._schedule = _Schedule()
         self._loader: DataLoader | None = None
 
@@ -87,7 +88,7 @@ class TrainingBatches:
         """The loader whose processes stay from epoch to epoch; they are handed (epoch, index) and draw nothing of their own."""
         if self._loader is None:
             if isinstance(self._views.dataset, InMemory):
-                self._views.dataset.fill(self._views.split, self.indices)
+                self._views.dataset.fill(self.indices)
             self._loader = DataLoader(
                 _Delivered(self._views),  # type: ignore[arg-type]
                 batch_size=None,
@@ -95,6 +96,7 @@ class TrainingBatches:
                 collate_fn=_unchanged,  # type: ignore[arg-type]
                 num_workers=self._views.config.workers,
                 persistent_workers=True,
+                worker_init_fn=_leave_interrupts,
                 generator=torch.Generator(),  # else the loader would move torch's global generator
             )
         return self._loader
@@ -162,3 +164,11 @@ def _raising(delivered: Iterator[Batch | str]) -> Iterator[Batch]:
 
 def _unchanged(delivered: Batch | str) -> Batch | str:
     return delivered
+
+
+def _leave_interrupts(worker: int) -> None:
+    """In a worker: Ctrl-C reaches every process of the terminal, but it is the parent that stops, and that ends its workers.
+
+    SIGTERM needs nothing: torch gives its workers a handler of their own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
+from weakref import finalize
 
 from segnas.data.base import Classes, Dataset, Sample
+from segnas.data.free_memory import free_memory
 
 SHARE = 4  # "auto" keeps samples when they fit in this part (a quarter) of the memory that is free
 MEASURED = 64  # images whose size is looked at for the estimate
 BYTES_A_PIXEL = 4  # RGB and the label
 
 
-class InMemory:
-    """A data set that remembers every sample it has read; otherwise the data set it is given."""
+# Samples kept of each data set (its id), by split and index. They go when the data set goes: nothing in here holds on to it.
+_kept: dict[int, dict[str, dict[int, Sample]]] = {}
 
-    def __init__(self, dataset: Dataset) -> None:
+
+class InMemory:
+    """A data set that remembers every sample of one split that it has read; otherwise the data set it is given.
+
+    samples: where it keeps them, which others of the same data set and split may share.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, samples: dict[int, Sample]) -> None:
         self.name: str = dataset.name
         self.classes: Classes = dataset.classes
         self.splits: Mapping[str, tuple[str, ...]] = dataset.splits
         self.dataset = dataset
-        self._samples: dict[tuple[str, int], Sample] = {}
+        self._split = split
+        self._samples = samples
 
     def read(self, split: str, index: int) -> Sample:
         """The sample, from memory when it was read before."""
-        key = (split, index)
-        if key not in self._samples:
-            self._samples[key] = self.dataset.read(split, index)
-        return self._samples[key]
+        if split != self._split:
+            return self.dataset.read(split, index)
+        if index not in self._samples:
+            self._samples[index] = self.dataset.read(split, index)
+        return self._samples[index]
 
     def size(self, split: str, index: int) -> tuple[int, int]:
         """(height, width) of the image."""
         return self.dataset.size(split, index)
 
-    def fill(self, split: str, indices: Sequence[int]) -> None:
-        """Read these samples now: processes forked afterwards share them."""
+    def fill(self, indices: Sequence[int]) -> None:
+        """Read these samples of the split now: processes forked afterwards share them."""
         for index in indices:
-            self.read(split, index)
+            self.read(self._split, index)
 
 
-def keep_in_memory(dataset: Dataset, split: str, indices: Sequence[int], cache: Literal["auto", "memory", "none"]) -> Dataset:
-    """`dataset`, or one that remembers its samples when `cache` says so and (for "auto") these samples fit."""
+def in_memory(dataset: Dataset, split: str, cache: Literal["auto", "memory", "none"]) -> Dataset:
+    """`dataset`, or one that remembers the samples of `split` when `cache` says so and (for "auto") the whole split fits.
+
+    Whoever asks for the same split of the same data set shares its samples: they are held once, and the question whether
+    they fit is settled by the first who is told yes.
+    """
     if cache == "none" or isinstance(dataset, InMemory):
         return dataset
-    if cache == "auto" and decoded_bytes(dataset, split, indices) > free_memory() // SHARE:
-        return dataset
-    return InMemory(dataset)
+    if id(dataset) not in _kept:
+        _kept[id(dataset)] = {}
+        finalize(dataset, _kept.pop, id(dataset), None)
+    splits = _kept[id(dataset)]
+    if split not in splits:
+        if cache == "auto" and decoded_bytes(dataset, split, range(len(dataset.splits[split]))) > free_memory() // SHARE:
+            return dataset
+        splits[split] = {}
+    return InMemory(dataset, split, splits[split])
 
 
 def decoded_bytes(dataset: Dataset, split: str, indices: Sequence[int]) -> int:
@@ -58,18 +76,3 @@ def decoded_bytes(dataset: Dataset, split: str, indices: Sequence[int]) -> int:
     measured = indices[:: -(-len(indices) // MEASURED)]
     pixels = sum(height * width for height, width in (dataset.size(split, index) for index in measured))
     return BYTES_A_PIXEL * pixels * len(indices) // len(measured)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: what the machine has, or what its container (cgroup v2) allows."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError):  # Linux also counts what is free, with what its file cache would give back
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = 1024 * int(line.split()[1])
-    with contextlib.suppress(OSError, ValueError):  # no such file: no container; "max": no limit
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        free = min(free, max(0, limit - used))
-    return free

@@ -31,6 +31,7 @@ from segnas.export.parity import Parity, check_parity
 from segnas.runs.run import Run
 from segnas.spaces.architecture import identity, to_json
 from segnas.training.model import TrainedModel
+from segnas.training.preflight import require_packages
 
 OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -52,13 +53,6 @@ def missing_packages() -> list[str]:
     return [package for package in PACKAGES if importlib.util.find_spec(package) is None]
 
 
-def require_packages() -> None:
-    """Raise UserError that names the extra to install when a package for exporting is missing."""
-    missing = missing_packages()
-    if missing:
-        raise UserError(f"exporting ONNX needs {', '.join(missing)}; pip install 'segnas[onnx]'")
-
-
 def export_onnx(model: TrainedModel, size: tuple[int, int], path: Path, samples: Iterable[Sample]) -> Parity:
     """Write `model` for images of `size` (height, width) to `path`, and what the parity check found to parity.json beside it.
 
@@ -68,7 +62,7 @@ def export_onnx(model: TrainedModel, size: tuple[int, int], path: Path, samples:
     when the exported file disagrees with torch: then parity.json says by how much, the file lies under `<path>.rejected`, and
     there is none under `path`.
     """
-    require_packages()
+    require_packages(missing_packages())
     if min(size) < 1:
         raise UserError(f"the export size {size[0]}x{size[1]} is no image size; height and width are at least 1")
     network = copy.deepcopy(model.network).to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]

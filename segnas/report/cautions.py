@@ -16,6 +16,11 @@ WEAK_IOU = 20.0  # percent; below it a class is hardly recognised
 FEW_IMAGES = 50
 SKIP_HEAVY = 0.5  # share of skip connections among a cell's operations; collapsed searches end near 1
 LARGE_GAP = 10.0  # points of mIoU between the supernet's mixture and the decoded one-hot mixture
+ORIGIN = (
+    "classes from ",
+    "masks of 0 and ",
+    "there was no ",
+)  # notes on where classes and splits come from, which stand with the data
 UNDECIDED = 0.95  # share of the largest entropy at the end of a search
 
 
@@ -47,9 +52,13 @@ def _evaluation(evaluation: Evaluation) -> Iterator[Caution]:
         noun = "this class" if len(evaluation.absent) == 1 else "these classes"
         yield Caution("caution", f"{text}: nothing is known about {noun}, and the mean leaves {noun} out.")
     weak = [f"{score.name} ({percent(score.IoU)})" for score in evaluation.classes if (score.IoU or WEAK_IOU) < WEAK_IOU]
-    never = [score.name for score in evaluation.classes if score.IoU == 0]
+    never = [score.name for score in evaluation.classes if score.IoU == 0 and score.pixels != 0]
+    unlabelled = [score.name for score in evaluation.classes if score.IoU == 0 and score.pixels == 0]
     if never:
         yield Caution("caution", f"Never found on {where}: {listing(never)}.")
+    if unlabelled:
+        text = f"{listing(unlabelled)}: predicted, though not labelled in this split ({evaluation.split})"
+        yield Caution("caution", f"{text}; {'its' if len(unlabelled) == 1 else 'their'} IoU of 0 counts in the mean.")
     if weak:
         yield Caution("caution", f"Hardly recognised on {where} (IoU below {WEAK_IOU:.0f} %): {listing(weak)}.")
     images = evaluation.image_count
@@ -128,5 +137,10 @@ def _circumstances(information: Information) -> Iterator[Caution]:
         yield Caution("note", "There is no figure on a test split; the split shown may have guided choices made before.")
     if str(information.environment.get("device", "")).startswith("cpu"):
         yield Caution("note", "The run used the CPU: its times and its latency are those of a CPU.")
+    if information.continued:
+        yield Caution(
+            "note",
+            "The run was continued on another machine or with other packages; the differences stand with the environment, below.",
+        )
     if information.data is not None:
-        yield from (Caution("note", text) for text in information.data.notes)
+        yield from (Caution("note", text) for text in information.data.notes if not text.startswith(ORIGIN))

@@ -295,7 +295,7 @@ def trellis_caption(architecture: HierarchicalArchitecture, search: Search | Non
     caption = f"A circle is a layer with its stride; light lines are the other moves that the space allows{thick}."
     filters = architecture.network.get("filters")
     if isinstance(filters, int):
-        caption += (
-            f" Each of the {len(architecture.cell)} blocks has {filters} channels at stride 4, twice as many at each halving."
-        )
+        blocks = len(architecture.cell)
+        subject = "The cell's one block" if blocks == 1 else f"Each of the {blocks} blocks"
+        caption += f" {subject} has {filters} channels at stride 4, twice as many at each halving."
     return caption

@@ -231,6 +231,7 @@ class Latency:
     runtime: str | None = None
     threads: int | None = None
     precision: str | None = None
+    channels_last: bool = False
     warmup: int | None = None
     runs: int | None = None
     includes: str | None = None
@@ -249,6 +250,7 @@ class Parity:
     tolerance: float | None = None
     mIoU_torch: float | None = None
     mIoU_onnx: float | None = None
+    size: tuple[int, int] | None = None  # height, width of the images that the file takes
     onnx: str = "model.onnx"
 
 
@@ -266,7 +268,7 @@ class Information:
     retrain: Retrain | None
     curves: dict[str, tuple[Point, ...]]  # of the retraining: name -> (optimizer step, value)
     cost: Cost | None
-    evaluations: tuple[Evaluation, ...]  # evaluation.json first
+    evaluations: tuple[Evaluation, ...]  # those of test first, among each evaluation.json first
     panels: tuple[Panel, ...]
     latency: Latency | None
     parity: Parity | None
@@ -294,6 +296,11 @@ class Information:
         return likely[0] if likely else None
 
     @property
+    def continued(self) -> tuple[dict[str, Any], ...]:
+        """The other environments in which the run went on, in their order."""
+        return tuple(self.environment.get("later") or ())
+
+    @property
     def system(self) -> str | None:
         """The system that found the architecture, where a run knows it."""
         if self.search is not None:
@@ -303,8 +310,6 @@ class Information:
 
 def gather(run: Run) -> Information:
     """Read a run directory. Raises UserError for a file that is broken or does not fit."""
-    names = sorted(path.name for path in run.path.glob("evaluation*.json"))
-    names.sort(key=lambda name: name != "evaluation.json")
     panels = run.read_json("panels/panels.json") if run.has("panels/panels.json") else []
     return Information(
         name=run.path.resolve().name,
@@ -317,13 +322,20 @@ def gather(run: Run) -> Information:
         retrain=_read(run, Retrain, "retrain.json"),
         curves=_curves(run, "retrain"),
         cost=_read(run, Cost, "cost.json"),
-        evaluations=tuple(from_dict(Evaluation, run.read_json(name), name) for name in names),
+        evaluations=_evaluations(run),
         panels=tuple(from_dict(Panel, panel, "panels/panels.json") for panel in panels),
         latency=_read(run, Latency, "latency.json"),
         parity=_read(run, Parity, "parity.json"),
         timing=_plain(run, "timing.json"),
         files={name: (run.path / name).stat().st_size for name in ("model.onnx", "model.safetensors") if run.has(name)},
     )
+
+
+def _evaluations(run: Run) -> tuple[Evaluation, ...]:
+    """Test first, for nothing was chosen by it; then evaluation.json, the run's own protocol, then the others by name."""
+    names = sorted((path.name for path in run.path.glob("evaluation*.json")), key=lambda name: (name != "evaluation.json", name))
+    found = [from_dict(Evaluation, run.read_json(name), name) for name in names]
+    return tuple(sorted(found, key=lambda item: item.split != "test"))
 
 
 def _read(run: Run, cls: type[T], name: str) -> T | None:

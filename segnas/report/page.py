@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from segnas.report import courses, pictures, sections
+from segnas.report import conditions, courses, pictures, sections
 from segnas.report.cautions import cautions
 from segnas.report.information import Information, gather
-from segnas.report.markup import Markup, count, join, listing, percent, plural, tag, three_digits
+from segnas.report.markup import Markup, count, join, listing, tag, three_digits
 from segnas.report.published import Published, published_networks
 from segnas.report.sections import Section
 from segnas.runs.run import Run
@@ -63,19 +63,22 @@ def in_words(information: Information) -> str:
     """The result in a sentence or two, as one would tell a colleague."""
     told = []
     if information.evaluations:
-        evaluation = information.evaluations[0]
-        told.append(f"reaches {percent(evaluation.mIoU)} mIoU over {plural(len(evaluation.classes), 'class', 'classes')} "
-                    f"on the {evaluation.split} split")  # fmt: skip
+        first, *others = information.evaluations
+        told.append(f"reaches {conditions.reached(first, tuple(others))}")
     if information.cost is not None:
         cost = information.cost
         told.append(f"has {count(cost.parameters)} parameters")
         told.append(f"needs {count(cost.multiply_adds)} multiply-adds for an image of {cost.size[0]} × {cost.size[1]}")
     if information.latency is not None:
-        told.append(f"answers in {three_digits(information.latency.median_ms)} ms on {information.latency.device}")
+        latency = information.latency
+        under = conditions.answers(latency, information.cost)
+        told.append(f"answers in {three_digits(latency.median_ms)} ms{under} on {latency.device}")
     if not told:
         return "Nothing has been measured yet."
     parity = information.parity
-    exported = " The exported file gives the same answers as the trained network." if parity and parity.passed else ""
+    size = conditions.other_size(parity, information.cost)
+    file = f"The exported file, for images of {size}," if size else "The exported file"
+    exported = f" {file} gives the same answers as the trained network." if parity and parity.passed else ""
     return UNIT.sub("\\1\u00a0\\2", f"The network {listing(told)}.{exported}")
 
 

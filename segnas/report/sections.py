@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from segnas.config import save_yaml
-from segnas.report import drawings, tables
+from segnas.report import conditions, drawings, tables
 from segnas.report.cautions import Caution
 from segnas.report.information import Evaluation, Information
 from segnas.report.markup import Markup, count, file_size, join, percent, plural, tag, three_digits
@@ -18,6 +19,7 @@ from segnas.report.plots import histogram
 from segnas.report.published import Published
 
 KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
+ONE_ROW = 5  # cards of the summary
 
 
 @dataclass(frozen=True)
@@ -47,30 +49,34 @@ def summary(information: Information, warnings: Sequence[Caution]) -> Section:
     listed = [tag("li", tag("b", item.level), " ", item.text, class_=item.level) for item in warnings]
     known = join([tag("h3", "What to know first"), tag("ul", *listed, class_="cautions")]) if listed else Markup("")
     tiles = _tiles(information)
-    return Section("summary", "Summary", join([tag("div", *tiles, class_="tiles") if tiles else Markup(""), known]))
+    columns = len(tiles) if len(tiles) <= ONE_ROW else math.ceil(len(tiles) / 2)  # two even rows, no card alone in one
+    shown = tag("div", *tiles, class_="tiles", style=f"--columns:{columns}") if tiles else Markup("")
+    return Section("summary", "Summary", join([shown, known]))
 
 
 def _tiles(information: Information) -> list[Markup]:
     tiles = []
     for evaluation in information.evaluations:
         images = evaluation.image_count
-        below = f"{evaluation.split}, {plural(images, 'image')}" if images else evaluation.split
-        tiles.append(_tile("mIoU", percent(evaluation.mIoU), below, main=True))
+        below = [evaluation.split, *([plural(images, "image")] if images else []), *conditions.evaluation_notes(evaluation)]
+        tiles.append(_tile("mIoU", percent(evaluation.mIoU), ", ".join(below), main=True))
     if information.cost is not None:
         cost = information.cost
         tiles.append(_tile("parameters", count(cost.parameters), f"{cost.parameters:,} deployed"))
-        tiles.append(_tile("multiply-adds", count(cost.multiply_adds), f"at {cost.size[0]} × {cost.size[1]}"))
+        tiles.append(_tile("multiply-adds", count(cost.multiply_adds), f"at {conditions.by(cost.size)}"))
     if information.latency is not None:
         latency = information.latency
-        on = f"{latency.device}, {' × '.join(map(str, latency.input[-2:]))}"
-        tiles.append(_tile("latency", f"{three_digits(latency.median_ms)} ms", on))
+        on = [latency.device, conditions.by(latency.input[-2:]), *conditions.latency_notes(latency, information.cost)]
+        tiles.append(_tile("latency", f"{three_digits(latency.median_ms)} ms", ", ".join(on)))
     for name, size in list(information.files.items())[:1]:
         parity = information.parity
         checked = "not compared with the trained network"
         if name.endswith(".safetensors"):
             checked = "weights, not exported yet"
         elif parity is not None:
-            checked = "same answers as trained" if parity.passed else "differs from the trained network"
+            size_of_images = conditions.other_size(parity, information.cost)
+            checked = f"for images of {size_of_images}, " if size_of_images else ""
+            checked += "same answers as trained" if parity.passed else "differs from the trained network"
         tiles.append(_tile("model file", file_size(size), f"{name}, {checked}"))
     return tiles
 
@@ -99,7 +105,8 @@ def _evaluation(evaluation: Evaluation, several: bool) -> Markup:
         for name, value in (("mIoU", evaluation.mIoU), ("mAcc", evaluation.mAcc), ("aAcc", evaluation.aAcc))
         if value is not None
     )
-    parts = [tag("h3", f"On {evaluation.split}")] if several else []
+    heading = ", ".join([f"On {evaluation.split}", *conditions.evaluation_notes(evaluation)])
+    parts = [tag("h3", heading)] if several else []
     parts += [paragraph(f"{means}, from one confusion matrix over all pixels of {evaluation.split}."),
               tables.class_bars(evaluation)]  # fmt: skip
     scores = [image.mIoU for image in evaluation.images if image.mIoU is not None]
@@ -233,7 +240,8 @@ def _latency(information: Information) -> list[Markup]:
         ("input", " × ".join(map(str, latency.input))),
     ]
     optional = {
-        "runtime": latency.runtime, "threads": latency.threads, "precision": latency.precision, "warm-up runs": latency.warmup,
+        "runtime": latency.runtime, "threads": latency.threads, "precision": latency.precision,
+        "memory format": "channels last" if latency.channels_last else None, "warm-up runs": latency.warmup,
         "measured runs": latency.runs, "includes": latency.includes,
     }  # fmt: skip
     pairs += [(name, str(value)) for name, value in optional.items() if value is not None]
@@ -247,6 +255,7 @@ def _parity(information: Information) -> list[Markup]:
     size = information.files.get(parity.onnx)
     pairs = [
         ("file", f"{parity.onnx}, {file_size(size)}" if size else parity.onnx),
+        *([("image size", conditions.by(parity.size))] if parity.size else []),
         ("check", f"{'passed' if parity.passed else 'FAILED'} on {plural(parity.images, 'real image')}"),
     ]
     if parity.largest_logit_difference is not None:
@@ -276,11 +285,12 @@ def protocol(information: Information) -> Section:
         known = {"name": data.name, "folder": data.path, "layout": data.layout, "split": data.split, "images": splits}
         pairs = [(name, value) for name, value in known.items() if value]
         pairs.append(("classes", ", ".join(item.name for item in data.classes)))
+        pairs += [("note", text) for text in data.notes]
         parts += [tag("h3", "Data"), tables.facts(pairs)]
     if information.timing:
         parts += [tag("h3", "Time"), tables.timing_table(information.timing)]
     parts.append(tag("h3", "Again"))
-    environment = dict(information.environment)
+    environment = {key: value for key, value in information.environment.items() if key != "later"}
     command = environment.pop("command", None)
     if command:
         parts += [
@@ -289,6 +299,19 @@ def protocol(information: Information) -> Section:
         ]
     parts.append(tag("details", tag("summary", "The configuration, resolved"), tag("pre", save_yaml(information.config))))
     if environment:
-        listed = tables.facts(tables.flat(environment))
-        parts.append(tag("details", tag("summary", "The environment"), listed))
+        parts.append(tag("details", tag("summary", "The environment"), *_environment(environment, information)))
     return Section("repeat", "Protocol and repetition", join(parts))
+
+
+def _environment(first: Mapping[str, Any], information: Information) -> list[Markup]:
+    """The environment in which the run began, and of each one in which it went on what differs from it."""
+    if not information.continued:
+        return [tables.facts(tables.flat(first))]
+    parts = [paragraph("The run began in this environment:"), tables.facts(tables.flat(first))]
+    began = {key: value for key, value in information.environment.items() if key != "later"}
+    for other in information.continued:
+        parts += [
+            paragraph("It was continued in another one, with these differences:"),
+            tables.facts(tables.differences(began, other)),
+        ]
+    return parts

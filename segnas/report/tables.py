@@ -237,6 +237,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What of `other` is not as in `first`, as dotted names and text; a dash for what it lacks."""
+    before, after = dict(flat(first)), dict(flat(other))
+    return [(name, after.get(name, "–")) for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
 def _plain(value: Any) -> str:
     if value is None:
         return "–"

@@ -13,6 +13,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from segnas.config import configuration
+from segnas.costs.latency import precision_title
 from segnas.data.base import Dataset, Sample
 from segnas.data.transforms import scaled_size
 from segnas.errors import UserError
@@ -101,12 +102,12 @@ def evaluate(
     config: EvaluationConfig,
     device: Device,
     run: Run | None = None,
-    main_split: str | None = None,
+    main: EvaluationConfig | None = None,
 ) -> Evaluation:
     """Evaluate a model on a whole split; its network is moved to the device.
 
-    With a run, evaluation.json and panels/ are written; for a split other than `main_split` (None: there is no other)
-    evaluation_<split>.json alone. Raises UserError when the split is missing or the classes are not the model's.
+    With a run, evaluation.json and panels/ are written; for another split or protocol than that of `main` (None: there is no
+    other) a file beside it, see `file_name`. Raises UserError when the split is missing or the classes are not the model's.
     """
     check_split(model, dataset, config.split)
     names = dataset.splits[config.split]
@@ -125,11 +126,20 @@ def evaluate(
     protocol = describe(model, config, device, sizes)
     evaluation = Evaluation(protocol, scores(total), total, model, tuple(images), seconds)
     if run is not None:
-        main = main_split in (None, config.split)
-        if main:
+        name = file_name(config, main or config)
+        if name == file_name(config, config):
             write_panels(model, dataset, config.split, [image.mIoU for image in images], config.scales, config.flip, device, run)
-        run.write_json("evaluation.json" if main else f"evaluation_{config.split}.json", evaluation.to_json())
+        run.write_json(name, evaluation.to_json())
     return evaluation
+
+
+def file_name(config: EvaluationConfig, main: EvaluationConfig) -> str:
+    """evaluation.json for the run's own protocol `main`, evaluation_<split>.json for another split by the same protocol, and
+    with scales and flip in the name for another protocol: no figure takes the place of one that means something else."""
+    if (config.scales, config.flip) != (main.scales, main.flip):
+        flip = "_flip" if config.flip else ""
+        return f"evaluation_{config.split}_{'-'.join(f'{scale:g}' for scale in config.scales)}{flip}.json"
+    return "evaluation.json" if config.split == main.split else f"evaluation_{config.split}.json"
 
 
 def score(model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device) -> Scores:
@@ -169,7 +179,7 @@ def check_split(model: TrainedModel, dataset: Dataset, split: str) -> None:
 def describe(model: TrainedModel, config: EvaluationConfig, device: Device, sizes: Sequence[tuple[int, int]]) -> Protocol:
     """The protocol of an evaluation of labels with these (height, width)."""
     seen, labels = _span([scaled_size(height, width, model.resize) for height, width in sizes]), _span(sizes)
-    precision = {"32": "float32", "bf16": "bfloat16 (mixed)"}[device.config.precision]
+    precision = precision_title(device.config.precision, device.device)
     scales = "single scale" if config.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in config.scales)}"
     views = f"{scales}, {'with' if config.flip else 'no'} flip"
     text = (

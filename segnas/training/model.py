@@ -113,6 +113,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not file.is_file():
         hint = "the run is not trained yet (segnas retrain)" if path.is_dir() else "no such file or folder"
         raise UserError(f"there is no model in {path}: {hint}")
+    if file.suffix == ".onnx":
+        raise UserError(
+            f"{file} is an ONNX file; give the run or its model.safetensors (docs/inference.md shows how to use ONNX)"
+        )
     try:
         with safetensors.safe_open(file, framework="pt") as handle:
             metadata = handle.metadata() or {}

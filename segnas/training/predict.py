@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from segnas.runs.progress import StageProgress
 from segnas.training.device import Device
 from segnas.training.inference import class_probabilities
 from segnas.training.model import TrainedModel
-from segnas.training.panels import colored, png
+from segnas.training.panels import colored
+from segnas.training.preflight import SMALLEST
 
-OVERLAY = 0.5  # share of the class colour in an overlay
 KINDS = ("index", "mask", "overlay")
 
 
@@ -41,7 +42,7 @@ class Prediction:
 
 def predict(
     model: TrainedModel,
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     out: Path,
     device: Device,
     tile: tuple[int, int] | None = None,
@@ -49,38 +50,34 @@ def predict(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> list[Prediction]:
-    """Predict images (files, or all images directly in a folder) and write three PNGs for each into `out`.
+    """Predict images (a file or folder, or several) and write three PNGs for each into `out`.
 
+    Of a folder all images are taken, those of its subfolders too, hidden ones not: FOLDER/train/a.jpg becomes
+    out/train/a_index.png and so on. A file that is named itself is written directly into `out`.
     NAME_index.png: one channel of 8 bits (mode L; 16 bits where an id is above 255), the class ids of the data set's own files.
     NAME_mask.png: RGB, the classes' colours. NAME_overlay.png: RGB, half image, half mask.
-    tile: (height, width) in pixels of the parts in which larger images are predicted (None: always whole); overlap: the share of
-    a tile, 0 to 0.9, that neighbours have in common. The network is moved to the device.
-    Raises UserError, before anything is written, when an image is missing or none, two would be written under one name, or `out`
-    is the folder of an image; and on the way for an image that turns out to be damaged.
+    tile: (height, width) in pixels, each at least 33, of the parts in which larger images are predicted (None: always whole);
+    overlap: the share of a tile, 0 to 0.9, that neighbours have in common. The network is moved to the device.
+    Raises UserError, before anything is written, when an image is missing or none, two would be written under one name, `out`
+    lies in a folder to predict, or pictures would be written beside images; and on the way for an image that is damaged.
     """
-    if tile is not None and min(tile) < 1:
-        raise UserError(f"a tile of {tile[0]}x{tile[1]} is no size; give height x width in pixels, such as 512x512")
+    if tile is not None and min(tile) < SMALLEST:
+        raise UserError(f"a tile of {tile[0]}x{tile[1]} is too small; each side needs {SMALLEST} pixels or more, such as 512x512")
     if not 0 <= overlap <= 0.9:
         raise UserError(f"overlap={overlap:g} is outside 0 to 0.9")
     if not scales or min(scales) <= 0:
         raise UserError("scales must be one or more positive factors, such as 0.75 1.0 1.25")
     names = named(paths, out)
-    for path in names.values():
-        image_size(path)  # a file that is no image is refused before the work begins
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; choose a folder with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {out}: {error.strerror}") from None
+    sizes = [image_size(path) for path in names.values()]  # a file that is no image is refused before the work begins
+    for folder in dict.fromkeys((out / name).parent for name in names):
+        make_folder(folder)
     device.place(model.network).eval()
     done = []
-    with StageProgress("predict", len(names)) as progress:
+    with StageProgress("predict", sum(tile_count(size, tile, overlap) for size in sizes)) as progress:
         for name, path in names.items():
             image = read_image(path)
-            ids = predict_image(model, image, device, tile, overlap, scales, flip)
+            ids = predict_image(model, image, device, tile, overlap, scales, flip, progress)
             done.append(Prediction(path, write(out, name, image, ids, model.classes), shares(ids, model.classes)))
-            progress.step()
     return done
 
 
@@ -92,12 +89,18 @@ def predict_image(
     overlap: float = 0.25,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    progress: StageProgress | None = None,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids; the network must be placed on the device, in evaluation mode."""
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids; the network must be placed on the device, in evaluation mode.
+
+    progress: gets one step for each tile, and one for an image that is predicted whole.
+    """
     height, width = image.shape[:2]
     if tile is not None and (height > tile[0] or width > tile[1]):
-        return by_tiles(model, image, device, tile, overlap, scales, flip)
+        return by_tiles(model, image, device, tile, overlap, scales, flip, progress)
     probabilities = class_probabilities(model, [image], (height, width), device, scales, flip)[0]
+    if progress is not None:
+        progress.step()
     return probabilities.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
@@ -109,6 +112,7 @@ def by_tiles(
     overlap: float,
     scales: Sequence[float],
     flip: bool,
+    progress: StageProgress | None,
 ) -> np.ndarray:
     """(H, W) uint8 train ids: the probabilities of all tiles, weighted by a window that fades to a tile's border, are summed.
 
@@ -126,6 +130,8 @@ def by_tiles(
             size = (part.shape[0], part.shape[1])
             probabilities = class_probabilities(model, [part], size, device, scales, flip)[0].cpu()
             strip[:, :, left : left + tile[1]] += probabilities * window(size[0])[:, None] * window(size[1])
+            if progress is not None:
+                progress.step()
         ids[top:following] = strip[:, : following - top].argmax(dim=0)
         carried = strip[:, following - top :]
     return ids
@@ -140,48 +146,85 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(index * (length - tile) / (count - 1)) for index in range(count)]
 
 
+def tile_count(size: tuple[int, int], tile: tuple[int, int] | None, overlap: float) -> int:
+    """In how many parts an image of this (height, width) is predicted; 1 when whole."""
+    if tile is None:
+        return 1
+    return len(starts(size[0], tile[0], overlap)) * len(starts(size[1], tile[1], overlap))
+
+
 def window(length: int) -> Tensor:
     """(length,) weights along one side of a tile: a squared sine, largest in the middle, never 0."""
     places = (torch.arange(length) + 0.5) / length
     return torch.sin(torch.pi * places).square().clamp(min=1e-3)
 
 
-def named(paths: Sequence[str | Path], out: Path) -> dict[str, Path]:
-    """Name of the output -> image, folders replaced by the images in them. Raises UserError as `predict` says."""
-    files: list[Path] = []
-    for path in map(Path, paths):
+def named(paths: str | Path | Sequence[str | Path], out: Path) -> dict[str, Path]:
+    """Name of the output below `out`, such as train/a -> image. Raises UserError as `predict` says."""
+    found: list[tuple[str, Path]] = []
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise UserError(f"there is no image in {path}; images end in {', '.join(IMAGE_SUFFIXES)}")
-            files += found
+            if out.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{out} lies in {path}, whose images are to be predicted; choose another --out")
+            found += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in images_below(path)]
         elif path.is_file():
-            files.append(path)
+            found.append((path.stem, path))
         else:
             raise UserError(f"there is no image {path}: no such file or folder")
-    if not files:
+    if not found:
         raise UserError("no image to predict; name image files or folders")
     names: dict[str, Path] = {}
-    for file in files:
-        other = names.setdefault(file.stem, file)
+    for name, file in found:
+        other = names.setdefault(name, file)
         if other is not file and other.resolve() != file.resolve():
-            raise UserError(f"{other} and {file} would both be written as {file.stem}_*.png; predict them into two folders")
-        if file.resolve().parent == out.resolve():
-            raise UserError(f"{out} is the folder of {file.name}, whose neighbours could be overwritten; choose another --out")
+            raise UserError(f"{other} and {file} would both be written as {name}_*.png; predict them into two folders")
+    written = {(out / name).parent.resolve() for name in names}
+    for file in names.values():
+        if file.resolve().parent in written:
+            raise UserError(f"pictures would be written beside {file} and could overwrite its neighbours; choose another --out")
     return names
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders, by path; hidden ones are passed over. Raises UserError when there is none."""
+    found = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+    if not found:
+        raise UserError(f"there is no image in {folder}; images end in {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; raises UserError when a file is in the way or the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} is a file, or below one; choose a folder with --out") from None
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
 def write(out: Path, name: str, image: np.ndarray, ids: np.ndarray, classes: Classes) -> tuple[Path, ...]:
-    """Write the three PNGs of one image; raises UserError when the disk refuses."""
+    """Write the three PNGs of one image; raises UserError when the disk refuses.
+
+    They are compressed lightly: at the usual level, large images take longer to compress than to predict.
+    """
     source = np.array(classes.source_ids or range(len(classes)))
     index = source[ids].astype(np.uint8 if source.max() <= 255 else np.uint16)
     mask = colored(ids, classes)
-    overlay = (image * (1 - OVERLAY) + mask * OVERLAY).round().astype(np.uint8)
+    overlay = ((image.astype(np.uint16) + mask + 1) // 2).astype(np.uint8)
     written = []
     for kind, pixels in zip(KINDS, (index, mask, overlay), strict=True):
         file = out / f"{name}_{kind}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
         try:
-            file.write_bytes(png(Image.fromarray(pixels)))
+            file.write_bytes(buffer.getvalue())
         except OSError as error:
             file.unlink(missing_ok=True)
             raise UserError(f"cannot write {file}: {error.strerror}") from None

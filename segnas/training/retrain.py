@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segnas.config import replace
 from segnas.data.base import Dataset
 from segnas.data.loading import Batch, TrainingBatches
-from segnas.data.memory import keep_in_memory
+from segnas.data.memory import in_memory
 from segnas.data.statistics import class_pixels, median_frequency_weights
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Interrupted, UserError
@@ -65,6 +66,10 @@ def retrain(
     this = Retraining(architecture, dataset, data, normalization, config, device, seed, None if saved else config.weights)
     if saved:
         this.load(saved)
+    if this.config.warmup_steps != config.warmup_steps:
+        console.print(
+            f"note: {this.config.warmup_steps} steps of warm-up, not {config.warmup_steps}: there are only {this.steps}"
+        )
     with stop_between_steps() as stop, StageProgress("retrain", this.steps, this.step) as progress:
         while this.step < this.steps:
             for batch in this.remaining_batches():
@@ -120,6 +125,8 @@ class Retraining:
         )
         self.steps = config.steps or config.epochs * len(self.batches)
         self.epochs = math.ceil(self.steps / len(self.batches))
+        if config.warmup_steps > self.steps // 2:
+            self.config = config = replace(config, warmup_steps=self.steps // 10)
         with forked(seed, "retrain", "initialization"):
             network = build(architecture, len(dataset.classes))
         if weights is not None:
@@ -137,7 +144,7 @@ class Retraining:
         self.model = TrainedModel(architecture, saved, dataset.classes, normalization, data.resize)
         self.class_weights = _class_weights(dataset, config, device)
         if config.validate_every:
-            self.validation = keep_in_memory(dataset, "val", range(len(dataset.splits["val"])), data.cache)
+            self.validation = in_memory(dataset, "val", data.cache)
         self.step = 0
         self.losses: list[float] = []  # of the steps of this epoch
         self.unread: list[Tensor] = []  # losses that are still on the device: reading one waits for its step

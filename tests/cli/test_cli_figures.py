@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -79,20 +80,58 @@ def test_data_check_shows_classes_and_a_fitting_crop(images: Path) -> None:
     assert report["crop"] == [33, 33]
 
 
-@pytest.mark.parametrize("json", [True, False])
-def test_latency_states_its_conditions(json: bool, finished_copy: Path, architecture_file: Path) -> None:
-    words = ("latency", architecture_file, "--size", "33x65", "--batch", 2, "--threads", 1, *(["--json"] if json else []))
+@pytest.mark.parametrize("as_json", [True, False])
+def test_latency_states_its_conditions(as_json: bool, architecture_file: Path) -> None:
+    words = ("latency", architecture_file, "--size", "33x65", "--batch", 2, "--threads", 1, *(["--json"] if as_json else []))
     answer = segnas(*words)
     assert answer.status == 0, answer.err
-    if json:
+    if as_json:
         assert answer.json["input"] == [2, 3, 33, 65]
         assert answer.json["q1_ms"] <= answer.json["median_ms"] <= answer.json["q3_ms"]
-        own = segnas("latency", finished_copy, "--json").json
-        assert own["input"] == [1, 3, 40, 48], "a run is timed at the size at which it sees its images"
+        assert answer.json["includes"].startswith("the network alone")
     else:
         assert re.search(r"^[\d.]+ ms median, [\d.]+ to [\d.]+ ms quartiles", answer.out)
         assert "input 2x3x33x65, precision float32" in answer.out
         assert "1 thread\n" in answer.out
+
+
+def test_a_run_is_timed_as_it_was_configured(finished_copy: Path) -> None:
+    """Only then is latency.json replaced: the report must not mix conditions."""
+    file = finished_copy / "latency.json"
+    stored = json.loads(file.read_text())
+    assert stored["includes"].startswith("normalisation and network, from a uint8 RGB tensor")
+    config = finished_copy / "config.yaml"
+    config.write_text(
+        re.sub(r"(?m)^  precision: .*", "  precision: bf16", config.read_text()).replace("last: false", "last: true")
+    )
+    own = segnas("latency", finished_copy, "--json").json
+    assert json.loads(file.read_text()) == own
+    assert own["input"] == [1, 3, 40, 48], "the size at which it sees its images"
+    assert (own["precision"], own["channels_last"]) == ("bfloat16 (mixed)", True)
+    assert own["includes"] == stored["includes"]
+    written = file.read_bytes()
+    for option in ("--device cpu", "--precision 32", "--threads 1", "--batch 2", "--size 40x48", "filters=3"):
+        assert segnas("latency", finished_copy, *option.split()).status == 0
+        assert file.read_bytes() == written, option
+    assert "channels last" in segnas("latency", finished_copy, "--size", "33x33").out
+
+
+def test_an_exported_file_is_timed_in_onnxruntime(finished_copy: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    assert segnas("export", finished_copy).status == 0
+    before = (finished_copy / "latency.json").read_bytes()
+    found = segnas("latency", finished_copy / "model.onnx", "--batch", 2, "--threads", 1, "--json").json
+    assert found["input"] == [2, 3, 40, 48]
+    assert found["runtime"].startswith("onnxruntime ")
+    assert (finished_copy / "latency.json").read_bytes() == before
+    for option, complaint in (
+        ("--size 33x33", "takes images of 40x48"),
+        ("--device cuda", "leave out --device"),
+        ("--precision bf16", "leave out --precision"),
+        ("--classes 3", "leave out --classes"),
+        ("filters=3", "leave out KEY=VALUE"),
+    ):
+        assert complaint in segnas("latency", finished_copy / "model.onnx", *option.split()).complaint
 
 
 def test_every_stage_prints_pure_json(finished_copy: Path, images: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_data_check_lists_every_problem(images_copy: Path) -> None:
         ("search.operations=[skip_conect]", ("'skip_conect'", "did you mean 'skip_connect'?")),
         ("fast", ("'fast' is no override", "key=value")),
         ("evaluation.split=tst", ("no split 'tst'", "'test'")),
-        ("retrain.weights=absent.safetensors", ("absent.safetensors", "no such file")),
+        ("retrain.weights=absent.safetensors", ("needs a known architecture", "segnas retrain")),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_any_work(
@@ -248,6 +248,9 @@ def test_a_malformed_architecture(text: str, parts: tuple[str, ...], images: Pat
         ("predict RUN DATA/images/val --tile 0x5", ("is no size",)),
         ("predict RUN DATA/images/val --out DATA/classes.json", ("classes.json is a file",)),
         ("export RUN --size big", ("is no size",)),
+        ("latency RUN --classes 5", ("timed as trained, with its 3 classes", "leave out --classes")),
+        ("latency RUN --precision 16", ("'16'", "32, bf16")),
+        ("latency RUN/model.onnx", ("no such file",)),
     ],
 )
 def test_a_finished_run_is_left_as_it_was(

@@ -54,8 +54,9 @@ def test_evaluate_by_another_protocol(finished_copy: Path) -> None:
     assert views["protocol"]["scales"] == [0.75, 1.0]
     assert views["protocol"]["flip"] is True
     assert "scales 0.75, 1, with flip" in views["protocol"]["text"]
-    written = json.loads((finished_copy / "evaluation_test.json").read_text())
+    written = json.loads((finished_copy / "evaluation_test_0.75-1_flip.json").read_text())
     assert written["protocol"] == views["protocol"]
+    assert json.loads((finished_copy / "evaluation_test.json").read_text())["protocol"] == plain["protocol"]
     assert (finished_copy / "evaluation.json").read_bytes() == main
     shown = segnas("evaluate", finished_copy, "split=test").out
     assert f"mIoU {plain['mIoU']:.2f}  mAcc {plain['mAcc']:.2f}" in shown

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segnas import zoo
 from segnas.costs.auto_deeplab_paper import paper_multiply_adds
-from segnas.costs.counts import count, count_module
+from segnas.costs.counts import count
 from segnas.costs.layers import LayerCall, layer_calls
 from segnas.nets.build import build
 from segnas.spaces.auto_deeplab import AutoDeepLabSpace, NetworkOptions
@@ -81,7 +81,7 @@ def test_counts_of_the_published_networks(size):
     assert counts.paper_multiply_adds == golden["madds_tfprof_1025x2049"]
     assert round(counts.parameters / 1e6, 2) == entry.paper["parameters_m"]
     assert counts.paper_multiply_adds / 1e9 == pytest.approx(entry.paper["multiply_adds_g"], rel=3e-4)
-    assert count_module(published(size), (1024, 2048)).multiply_adds == golden["conv_macs_1024x2048_upsample_x2"]
+    assert count(entry.architecture, (1024, 2048), num_classes=19).multiply_adds == golden["conv_macs_1024x2048_upsample_x2"]
 
 
 def small_goldens() -> list:
@@ -140,23 +140,22 @@ def test_each_kind_of_layer_agrees_with_an_independent_counter(layer, shape):
     assert call.multiply_adds * 2 == counter.get_total_flops()
 
 
-def test_counting_leaves_the_module_as_it_is_and_counts_shared_weights_once():
+def test_every_call_of_a_layer_is_listed_and_the_module_stays_as_it_is():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first = nn.Conv2d(3, 3, 3, padding=1)
             self.second = nn.Conv2d(3, 3, 3, padding=1)
-            self.second.weight = self.first.weight
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.second(self.second(self.first(x)))
 
     module = Twice().train()
     before = copy.deepcopy(module.state_dict())
-    counts = count_module(module, (8, 9))
-    assert counts.parameters == 81 + 3 + 3
-    assert counts.by_part["second"] == {"parameters": 3, "multiply_adds": 2 * 72 * 81}
-    assert counts.multiply_adds == 3 * 72 * 81
+    calls = layer_calls(module, (1, 3, 8, 9))
+    assert [(call.name, call.output_shape, call.multiply_adds) for call in calls] == [
+        (name, (1, 3, 8, 9), 72 * 81) for name in ("first", "second", "second")
+    ]
     assert module.training
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert not module.first._forward_hooks

@@ -121,6 +121,42 @@ def test_bfloat16_runs_in_bfloat16_and_the_seed_sets_the_input():
     assert not torch.equal(first, network.seen[-1][0])
 
 
+def test_pixels_go_through_all_that_lies_between_them_and_the_network():
+    seen = []
+
+    def from_pixels(network, pixels):
+        seen.append((pixels, network.training))
+        return network(pixels.float() / 255)
+
+    network = Recorder().train()
+    result = measure_latency(network, (2, 3, 5, 7), channels_last=True, warmup=1, runs=5, from_pixels=from_pixels)
+    assert len(seen) == len(network.seen) == 6
+    pixels = seen[0][0]
+    assert (pixels.dtype, pixels.shape, seen[0][1]) == (torch.uint8, (2, 3, 5, 7), False)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert int(pixels.min()) < 30
+    assert int(pixels.max()) > 225
+    assert torch.equal(network.seen[0][0], pixels.float() / 255)
+    assert result.includes.startswith("normalisation and network, from a uint8 RGB tensor")
+    assert measure_latency(network, (2, 3, 5, 7), warmup=1, runs=5).includes.startswith("the network alone")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capability", "allowed", "title"),
+    [
+        ("32", "cpu", (9, 0), True, "float32"),
+        ("32", "cuda", (9, 0), True, "float32 (TF32 in convolutions)"),
+        ("32", "cuda", (9, 0), False, "float32"),
+        ("32", "cuda", (7, 5), True, "float32"),
+        ("bf16", "cuda", (9, 0), True, "bfloat16 (mixed)"),
+    ],
+)
+def test_the_precision_is_that_of_the_arithmetic(precision, device, capability, allowed, title, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with torch.backends.cudnn.flags(allow_tf32=allowed):
+        assert latency.precision_title(precision, torch.device(device)) == title
+
+
 def test_threads_come_back_after_an_error():
     class Broken(nn.Module):
         def forward(self, image):
@@ -149,6 +185,7 @@ def test_json_has_the_named_keys():
         ({"runs": 3}, "at least 5"),
         ({"warmup": 0}, "at least 1"),
         ({"threads": 0}, "at least 1"),
+        ({"precision": "16"}, "unknown precision '16'; allowed: 32, bf16"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(settings, message):
@@ -159,12 +196,12 @@ def test_impossible_settings_are_refused_in_one_line(settings, message):
         measure_latency(nn.Conv2d(3, 2, 1), (3, 4, 4))
 
 
-def small_onnx(folder: Path) -> Path:
+def small_onnx(folder: Path, shape=("batch", 3, 8, 9)) -> Path:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper = onnx.helper
-    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 3, 8, 8])
-    logits = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3, 8, 8])
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, list(shape))
+    logits = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, list(shape))
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["logits"])], "small", [image], [logits])
     path = folder / "small.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
@@ -173,16 +210,26 @@ def small_onnx(folder: Path) -> Path:
 
 def test_an_onnx_file_is_timed_in_onnxruntime(tmp_path):
     path = small_onnx(tmp_path)
-    result = measure_onnx_latency(path, (2, 3, 8, 8), threads=1, warmup=1, runs=7)
+    result = measure_onnx_latency(path, batch=2, threads=1, warmup=1, runs=7)
     assert result.runtime.startswith("onnxruntime ")
-    assert (result.input, result.threads, result.warmup, result.runs) == ((2, 3, 8, 8), 1, 1, 7)
+    assert (result.input, result.threads, result.warmup, result.runs) == ((2, 3, 8, 9), 1, 1, 7)
     assert result.median_ms > 0
-    with pytest.raises(UserError, match="export it for that size"):
-        measure_onnx_latency(path, (1, 3, 9, 8))
+    assert "normalisation in its graph" in result.includes
+    assert measure_onnx_latency(path, (8, 9), threads=1, warmup=1, runs=5).input == (1, 3, 8, 9)
+    with pytest.raises(UserError, match="takes images of 8x9; leave out the size"):
+        measure_onnx_latency(path, (9, 8))
+    with pytest.raises(UserError, match="at least 5"):
+        measure_onnx_latency(path, runs=2)
     with pytest.raises(UserError, match="no such file"):
-        measure_onnx_latency(tmp_path / "none.onnx", (1, 3, 8, 8))
+        measure_onnx_latency(tmp_path / "none.onnx")
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(UserError, match="cannot load") as caught:
-        measure_onnx_latency(broken, (1, 3, 8, 8))
+        measure_onnx_latency(broken)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [["batch", 3, "height", "width"], ["batch", 4, 8, 9], ["batch", 3], [5, 3, 8, 9]])
+def test_an_onnx_file_that_takes_no_images_of_one_size_is_refused(tmp_path, shape):
+    with pytest.raises(UserError, match="time a file of `segnas export`"):
+        measure_onnx_latency(small_onnx(tmp_path, shape))

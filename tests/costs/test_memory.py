@@ -9,6 +9,7 @@ import torch
 
 from segnas.costs import memory
 from segnas.costs.memory import available_memory, peak_memory, resident_memory
+from segnas.data import free_memory
 
 MIB = 2**20
 SLACK = 24 * MIB  # what the interpreter, other threads and the allocator may add or give back meanwhile
@@ -27,6 +28,7 @@ def test_the_peak_is_what_was_held_plus_the_known_array(monkeypatch, resettable)
     if not resettable:  # as in a container that forbids it: the sampled peak
         monkeypatch.setattr(memory, "_reset_high_water_mark", lambda: False)
     allocate(300)  # an earlier, higher peak must not count
+    memory._give_back_freed()  # what earlier tests freed: `peak_memory` gives it back too
     before = resident_memory()
     peak = peak_memory(lambda: allocate(160), "cpu")
     assert before + 160 * MIB - SLACK <= peak <= before + 160 * MIB + SLACK
@@ -47,6 +49,7 @@ def test_the_sampler_ends_with_its_work_and_passes_errors_on(monkeypatch):
 def test_without_proc_the_peak_since_the_start_is_an_upper_bound(monkeypatch, tmp_path):
     resident = resident_memory()
     monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(free_memory, "PROC", tmp_path)
     assert peak_memory(lambda: allocate(8), "cpu") >= resident - SLACK
     assert available_memory("cpu") > 64 * MIB
 
@@ -65,7 +68,8 @@ def machine(monkeypatch, tmp_path):
     (proc / "meminfo").write_text("MemTotal: 16384000 kB\nMemAvailable:    8192000 kB\n")
     (proc / "self" / "statm").write_text("900 100 30 1 0 300 0\n")
     monkeypatch.setattr(memory, "PROC", proc)
-    monkeypatch.setattr(memory, "CGROUP", cgroup)
+    monkeypatch.setattr(free_memory, "PROC", proc)
+    monkeypatch.setattr(free_memory, "CGROUP", cgroup)
     monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 4096}.get)
 
     def groups(listing, files):
@@ -95,6 +99,7 @@ def test_the_tightest_group_of_version_2_limits_and_droppable_cache_is_free(mach
     }
     machine("0::/box/job\n", files)
     assert available_memory("cpu") == 320 * MIB + RESIDENT
+    assert free_memory.free_memory() == 320 * MIB
 
 
 def test_a_group_of_version_1_mounted_as_the_root_of_a_container(machine):

@@ -41,3 +41,11 @@ def split_set(root: Path, classes: int = 3) -> Path:
     for split, names in (("train", "a b c d"), ("val", "e f"), ("test", "g")):
         write_pairs(root / "images" / split, root / "labels" / split, names, classes)
     return root
+
+
+def write_indexed(path: Path, indices: np.ndarray, palette: np.ndarray) -> None:
+    """A palette image; palette: (entries, 3) uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices, "P")
+    image.putpalette(palette.tobytes())
+    image.save(path)

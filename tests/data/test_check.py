@@ -94,15 +94,96 @@ def test_absent_classes_and_leaks_are_warned_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "side"), [((360, 480), 353), ((97, 200), 97), ((96, 200), 65), ((20, 20), 33), ((600, 700), 513)]
+    ("size", "crop"),
+    [
+        ((360, 480), (353, 481)),
+        ((64, 80), (65, 65)),
+        ((72, 96), (65, 97)),
+        ((97, 200), (97, 193)),
+        ((49, 50), (33, 65)),
+        ((20, 20), (33, 33)),
+        ((600, 300), (513, 289)),
+    ],
 )
-def test_suggested_crop(tmp_path: Path, size: tuple[int, int], side: int) -> None:
+def test_suggested_crop(tmp_path: Path, size: tuple[int, int], crop: tuple[int, int]) -> None:
     for name in "ab":
         write_image(tmp_path / f"images/{name}.png", label_of(ord(name), *size))
         write(tmp_path / f"masks/{name}.png", label_of(ord(name), *size))
     report = check(tmp_path)
-    assert report.crop == (side, side)
-    assert f"data.crop=[{side}, {side}]" in report.suggestions
+    assert report.crop == crop
+    assert f"data.crop=[{crop[0]}, {crop[1]}]" in report.suggestions
+
+
+def test_one_small_image_does_not_shrink_the_suggested_crop(tmp_path: Path) -> None:
+    for name, size in {"a": (64, 128), "b": (64, 128), "c": (30, 130), "d": (64, 120), "e": (70, 40)}.items():
+        write_image(tmp_path / f"images/{name}.png", label_of(ord(name), *size))
+        write(tmp_path / f"masks/{name}.png", label_of(ord(name), *size))
+    assert check(tmp_path).crop == (65, 129)
+
+
+def masks_of(root: Path, *rows: int) -> Path:
+    """The split set with masks of 24 rows, each of one value; the rows not given are 0."""
+    split_set(root)
+    mask = np.zeros((24, 36), np.uint8)
+    mask[: len(rows)] = np.asarray(rows, np.uint8)[:, None]
+    for path in root.glob("labels/*/*.png"):
+        write(path, mask)
+    return root
+
+
+def test_blurred_masks_of_0_and_255_are_refused(tmp_path: Path) -> None:
+    root = masks_of(tmp_path, 60, 120, 255, 255, 255, 255)
+    report = check(root)
+    assert report.problems == (
+        "255 covers 16.7 % of the pixels and is ignored, but the other ids (0, 60, 120) look like grey levels; "
+        "if these are masks of 0 and 255 with blurred edges, threshold them, or write classes.json",
+    )
+    with pytest.raises(UserError, match="% of the pixels and is ignored"):
+        require(open_dataset(root))
+    levels = [{"id": value, "name": f"level {value}"} for value in (0, 60, 120)]
+    (root / "classes.json").write_text(json.dumps({"classes": levels}))
+    assert (check(root).problems, check(root).warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param((128, 255, 255), id="one level beside 0 may be a class"),
+        pytest.param((3, 18, 90, 255), id="classes of a long list, few pixels ignored"),
+        pytest.param((100, 200, *[255] * 22), id="without 0"),
+    ],
+)
+def test_ids_with_gaps_beside_255_are_warned_of(tmp_path: Path, rows: tuple[int, ...]) -> None:
+    report = check(masks_of(tmp_path, *rows))
+    assert report.ok
+    assert len([line for line in report.warnings if "look like grey levels" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param((*range(1, 17), *[255] * 8), id="no gaps"),
+        pytest.param((*[1, 2, 4, 7] * 2, *[255] * 16), id="small ids with gaps"),
+        pytest.param((7, 8, 11, 33, *[255] * 15), id="Cityscapes label ids"),
+        pytest.param((60, 120, 180), id="no 255"),
+        pytest.param((255,) * 6, id="0 and 255 alone"),
+    ],
+)
+def test_ordinary_ids_are_no_grey_levels(tmp_path: Path, rows: tuple[int, ...]) -> None:
+    report = check(masks_of(tmp_path, *rows))
+    assert report.ok
+    assert not any("grey levels" in line for line in report.warnings)
+
+
+def test_a_split_that_cannot_be_read_has_no_figures(tmp_path: Path) -> None:
+    split_set(tmp_path)
+    for name in "ef":
+        (tmp_path / f"images/val/{name}.png").write_bytes(b"no image")
+    write(tmp_path / "labels/test/g.png", np.full((24, 36), 255, np.uint8))
+    rows = check(tmp_path).rows()
+    assert {row[2] for row in rows[1:]} == {"-"}
+    assert [row[3] for row in rows[1:]] == ["0.000", "0.000", "0.000", "100.000"]
+    assert "-" not in {row[1] for row in rows}
 
 
 def test_a_void_class_is_pointed_out(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """What is loaded is a function of (seed, epoch, step): not of workers, order, cache, or where a resumed run begins."""
 
+import gc
+import os
+import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +16,10 @@ from segnas.config import replace
 from segnas.data import memory as memory_module
 from segnas.data import open_dataset
 from segnas.data.base import Dataset, Sample
+from segnas.data.folder import Folder
+from segnas.data.free_memory import free_memory
 from segnas.data.loading import Batch, TrainingBatches, halves
-from segnas.data.memory import InMemory, decoded_bytes, free_memory, keep_in_memory
+from segnas.data.memory import InMemory, decoded_bytes, in_memory
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import UserError
 
@@ -158,10 +164,10 @@ def test_halves_are_disjoint_seeded_and_whole() -> None:
     assert list(first) == sorted(first)
 
 
-def test_memory_keeps_samples_and_changes_none(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_keeps_samples_and_changes_none(dataset: Dataset) -> None:
     assert decoded_bytes(dataset, "train", range(11)) == 11 * 24 * 36 * 4
-    assert keep_in_memory(dataset, "train", range(11), "none") is dataset
-    kept = keep_in_memory(dataset, "train", range(11), "auto")
+    assert in_memory(dataset, "train", "none") is dataset
+    kept = in_memory(dataset, "train", "auto")
     assert isinstance(kept, InMemory)
     assert kept.read("train", 3) is kept.read("train", 3)
     assert np.array_equal(kept.read("train", 3).image, dataset.read("train", 3).image)
@@ -170,10 +176,67 @@ def test_memory_keeps_samples_and_changes_none(dataset: Dataset, monkeypatch: py
         batches(dataset, replace(CONFIG, cache="memory")).epoch(0), batches(dataset, replace(CONFIG, cache="none")).epoch(0)
     )
 
-    needed = decoded_bytes(dataset, "train", range(11))
+
+def test_whether_a_split_fits_is_asked_for_the_whole_split_and_settled_once(
+    dataset: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = open_dataset(dataset.path)
+    needed = decoded_bytes(large, "train", range(11))
     monkeypatch.setattr(memory_module, "free_memory", lambda: 4 * needed - 4)
-    assert keep_in_memory(dataset, "train", range(11), "auto") is dataset
-    assert isinstance(keep_in_memory(dataset, "train", range(11), "memory"), InMemory)
+    assert in_memory(large, "train", "auto") is large
+    half = TrainingBatches(large, "train", (0, 1, 2), CONFIG, NORMALIZATION, 3, 0, "half")
+    assert half._views.dataset is large
+    monkeypatch.setattr(memory_module, "free_memory", lambda: 4 * needed)
+    assert isinstance(in_memory(large, "train", "auto"), InMemory)
+    monkeypatch.setattr(memory_module, "free_memory", lambda: 0)
+    assert isinstance(in_memory(large, "train", "auto"), InMemory)
+    assert in_memory(large, "train", "none") is large
+    assert in_memory(large, "val", "auto") is large
+    assert isinstance(in_memory(large, "val", "memory"), InMemory)
+
+
+def test_loaders_of_one_split_hold_a_sample_once_and_no_longer_than_the_set(dataset: Dataset) -> None:
+    reads: list[int] = []
+
+    class Counting:
+        name, classes, splits, size = dataset.name, dataset.classes, dataset.splits, dataset.size
+
+        def read(self, split: str, index: int) -> Sample:
+            reads.append(index)
+            return dataset.read(split, index)
+
+    counting = Counting()
+    for indices, stream in (((0, 1, 2, 3), "trainB"), ((1, 3), "scored")):
+        list(TrainingBatches(counting, "train", indices, CONFIG, NORMALIZATION, 2, 0, stream).epoch(0))
+    assert sorted(reads) == [0, 1, 2, 3]
+    assert in_memory(counting, "train", "auto").read("train", 2) is in_memory(counting, "train", "auto").read("train", 2)
+    sample = weakref.ref(in_memory(counting, "train", "auto").read("train", 2))
+    del counting
+    gc.collect()
+    assert sample() is None
+
+
+def test_workers_leave_signals_to_the_parent(dataset: Dataset) -> None:
+    """A handler of the parent, as `stop_between_steps` sets it, is not run in its workers."""
+
+    class Watching:
+        name, classes, splits, size = dataset.name, dataset.classes, dataset.splits, dataset.size
+
+        def read(self, split: str, index: int) -> Sample:
+            os.kill(os.getpid(), signal.SIGINT)
+            sample = dataset.read(split, index)
+            return Sample(str(os.getpid()), sample.image, sample.label)
+
+    met: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: os._exit(3))
+    try:
+        config = replace(CONFIG, workers=1, cache="none")
+        loader = TrainingBatches(Watching(), "train", (0, 1), config, NORMALIZATION, 2, 0, "test")
+        met += [int(name) for batch in loader.epoch(0) for name in batch.names]
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert len(met) == 2
+    assert os.getpid() not in met
 
 
 def test_free_memory_is_no_more_than_the_machine_has() -> None:

@@ -145,7 +145,7 @@ def test_missing_packages_are_named_with_the_extra(small, tmp_path, monkeypatch)
     assert onnx_file.missing_packages() == []
     monkeypatch.setattr(onnx_file, "PACKAGES", ("onnx", "no_such_runtime"))
     assert onnx_file.missing_packages() == ["no_such_runtime"]
-    with pytest.raises(UserError, match=r"needs no_such_runtime; pip install 'segnas\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs no_such_runtime, not installed; pip install 'segnas\[onnx\]'"):
         export_onnx(small[0], (8, 9), tmp_path / "model.onnx", small[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from segnas.errors import UserError
 from segnas.runs.run import Run
 from segnas.spaces.auto_deeplab import AutoDeepLab
 from segnas.training.device import Device, DeviceConfig, launch
-from segnas.training.evaluate import EvaluationConfig, evaluate, score
+from segnas.training.evaluate import EvaluationConfig, describe, evaluate, score
 from segnas.training.model import TrainedModel
 from segnas.training.panels import choose, colored
 
@@ -89,6 +90,15 @@ def test_precision_and_memory_format_hardly_change_the_figures(
     assert precision == "32" or "bfloat16" in found.protocol.text
 
 
+def test_the_protocol_states_the_precision_of_a_gpu(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's convolutions of float32 are TF32 by default, and the protocol says so; no GPU is asked."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu = SimpleNamespace(config=DeviceConfig(), device=torch.device("cuda"), title="a GPU")
+    protocol = describe(model, EvaluationConfig(), gpu, [(36, 44)])  # type: ignore[arg-type]
+    assert protocol.precision == "float32 (TF32 in convolutions)"
+    assert protocol.text.endswith("; float32 (TF32 in convolutions) on a GPU.")
+
+
 def test_what_is_written(model: TrainedModel, drawn: Any, device: Device, tmp_path: Path) -> None:
     evaluate(model, drawn, EvaluationConfig(scales=(0.5, 1.0), flip=True), device, Run(tmp_path))
     written = json.loads((tmp_path / "evaluation.json").read_text())
@@ -119,9 +129,9 @@ def test_what_is_written(model: TrainedModel, drawn: Any, device: Device, tmp_pa
 def test_another_split_does_not_replace_the_main_evaluation(
     model: TrainedModel, drawn: Any, device: Device, tmp_path: Path
 ) -> None:
-    evaluate(model, drawn, EvaluationConfig(split="val"), device, Run(tmp_path), main_split="val")
+    evaluate(model, drawn, EvaluationConfig(split="val"), device, Run(tmp_path), main=EvaluationConfig(split="val"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    evaluate(model, drawn, EvaluationConfig(split="test"), device, Run(tmp_path), main_split="val")
+    evaluate(model, drawn, EvaluationConfig(split="test"), device, Run(tmp_path), main=EvaluationConfig(split="val"))
     assert json.loads((tmp_path / "evaluation_test.json").read_text())["split"] == "test"
     assert all(path.read_bytes() == content for path, content in before.items())
 

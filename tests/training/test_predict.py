@@ -14,9 +14,10 @@ from torch import nn
 
 from segnas.data.base import Classes
 from segnas.errors import UserError
+from segnas.runs.progress import StageProgress
 from segnas.spaces.auto_deeplab import AutoDeepLab
 from segnas.training.device import Device
-from segnas.training.model import TrainedModel
+from segnas.training.model import FILE, TrainedModel
 from segnas.training.predict import predict, predict_image, starts, window
 
 
@@ -131,15 +132,18 @@ def test_large_ids_are_written_with_sixteen_bits(local: TrainedModel, device: De
 def test_names_that_clash_and_folders_of_images_are_refused_before_any_work(
     local: TrainedModel, device: Device, tmp_path: Path
 ) -> None:
-    for name in ("a/x.png", "b/x.png", "b/x.bmp"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("a/x.png", "b/x.png", "b/x.bmp", "c/b/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(8, 8)).save(tmp_path / name)
     out = tmp_path / "out"
-    for paths in ([tmp_path / "a", tmp_path / "b" / "x.png"], [tmp_path / "b"]):
+    for paths in ([tmp_path / "a", tmp_path / "b" / "x.png"], [tmp_path / "a", tmp_path / "b"], [tmp_path / "b"]):
         with pytest.raises(UserError, match=r"would both be written as x_\*.png"):
             predict(local, paths, out, device)
-    with pytest.raises(UserError, match="choose another --out"):
-        predict(local, [tmp_path / "a" / "x.png"], tmp_path / "a", device)
+    for path, place in (("a/x.png", "a"), ("a", "a"), ("a", "a/deep"), (".", "a"), (".", "out")):
+        with pytest.raises(UserError, match="choose another --out"):
+            predict(local, [tmp_path / path], tmp_path / place, device)
+    with pytest.raises(UserError, match="choose another --out"):  # c/b/y.png would be written into b
+        predict(local, [tmp_path / "c", tmp_path / "b" / "x.png"], tmp_path, device)
     assert not out.exists()
     assert len(predict(local, [tmp_path / "a" / "x.png", tmp_path / "a"], out, device)) == 1  # the same image, named twice
 
@@ -152,9 +156,60 @@ def test_what_is_no_image_is_met_with_one_line(local: TrainedModel, device: Devi
             predict(local, [path], tmp_path / "out", device)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    for options in ({"tile": (0, 8)}, {"overlap": 0.95}, {"scales": ()}, {"scales": (0.0,)}):
+    for options in ({"tile": (0, 64)}, {"tile": (64, 32)}, {"overlap": 0.95}, {"scales": ()}, {"scales": (0.0,)}):
         with pytest.raises(UserError):
             predict(local, [tmp_path], tmp_path / "out", device, **options)
+
+
+def test_folders_are_searched_with_their_subfolders_which_are_kept(local: TrainedModel, device: Device, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for seed, name in enumerate(("top.png", "train/a.png", "val/a.png", "val/deep/b.JPG", "val/.hidden.png", ".cache/a.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(20, 30, seed)).save(folder / name)
+    (tmp_path / "single.png").write_bytes((folder / "top.png").read_bytes())
+    out = tmp_path / "out"
+    found = predict(local, [folder, tmp_path / "single.png"], out, device)
+    names = ["top", "train/a", "val/a", "val/deep/b", "single"]
+    assert [prediction.files[0] for prediction in found] == [out / f"{name}_index.png" for name in names]
+    assert {path for path in out.rglob("*") if path.is_file()} == {file for prediction in found for file in prediction.files}
+    for seed, name in ((1, "train/a"), (2, "val/a")):
+        expected = np.array([7, 9, 40])[predict_image(local, picture(20, 30, seed), device)]
+        assert (np.asarray(Image.open(out / f"{name}_index.png")) == expected).all()
+
+
+def test_a_single_path_needs_no_list(local: TrainedModel, device: Device, tmp_path: Path) -> None:
+    file = tmp_path / "in" / "a.png"
+    file.parent.mkdir()
+    Image.fromarray(picture(8, 8)).save(file)
+    single: list[str | Path] = [str(file), file, str(file.parent), file.parent]
+    for number, path in enumerate(single):
+        (prediction,) = predict(local, path, tmp_path / str(number), device)
+        assert prediction.image == file
+
+
+def test_progress_counts_the_tiles_of_all_images(
+    local: TrainedModel, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[StageProgress] = []
+
+    class Watched(StageProgress):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            bars.append(self)
+
+    monkeypatch.setattr("segnas.training.predict.StageProgress", Watched)
+    for name, size in (("small", (33, 40)), ("wide", (30, 100)), ("large", (80, 120))):
+        Image.fromarray(picture(*size)).save(tmp_path / f"{name}.png")
+    files = [tmp_path / f"{name}.png" for name in ("small", "wide", "large")]
+    predict(local, files, tmp_path / "tiles", device, tile=(40, 40), overlap=0.0)
+    predict(local, files, tmp_path / "whole", device)
+    assert [(bar.done, bar.total_steps) for bar in bars] == [(1 + 3 + 2 * 3, 10), (3, 3)]
+
+
+def test_an_onnx_file_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch" * 9)
+    with pytest.raises(UserError, match=f"model.onnx is an ONNX file; .*{FILE}"):
+        TrainedModel.load(tmp_path / "model.onnx")
 
 
 def test_scales_and_flip_are_used(wider: TrainedModel, device: Device) -> None:
