@@ -36,7 +36,7 @@ def test_the_programs_run(my_images: Path, capsys: pytest.CaptureFixture[str]) -
         exec(compile(block.replace(SHOWN, repr(TINY)), f"block {number} of python_api.md", "exec"), names)
     printed = capsys.readouterr().out
     assert printed.startswith("runs/first/report.html\n")
-    for name in ("architecture.json", "model.safetensors", "evaluation_test.json", "model.onnx", "report.html"):
+    for name in ("architecture.json", "model.safetensors", "evaluation_test_1_flip.json", "model.onnx", "report.html"):
         assert (my_images.parent / "runs" / "steps" / name).is_file()
     files = {path.name for path in (my_images.parent / "runs" / "first").iterdir()}
     assert files - {".lock", "tensorboard"} == named_on_the_map()
