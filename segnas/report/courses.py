@@ -39,7 +39,10 @@ def _search_in_words(found: Search) -> str:
         words += f"; the best decoded architecture came up in epoch {found.best_epoch}"
     since = found.unchanged_since
     if since is not None and len(found.epochs) > 1:
-        words += f"; what is decoded did not change any more from epoch {since} on"
+        changing = since == found.epochs[-1].epoch
+        words += (
+            "; what is decoded still changed in the last epoch" if changing else f"; it decodes the same from epoch {since} on"
+        )
     return f"{words}."
 
 
