@@ -32,7 +32,10 @@ class Classes:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its label. image: (H, W, 3) uint8 RGB; label: (H, W) uint8 train ids or IGNORE."""
+    """One image and its label.
+
+    image: (H, W, 3) uint8 RGB; label: uint8 train ids or IGNORE, (H, W), or () in a set with one class an image.
+    """
 
     name: str
     image: np.ndarray
@@ -40,9 +43,10 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """A set of images with one class a pixel."""
+    """A set of images with one class a pixel, or (task "classification") one class an image."""
 
     name: str
+    task: str  # "segmentation" or "classification"
     classes: Classes
     splits: Mapping[str, tuple[str, ...]]  # "train", "val" and perhaps "test" -> names of samples, in a fixed order
 

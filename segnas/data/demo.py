@@ -40,6 +40,7 @@ class Demo:
     """
 
     name = "demo"
+    task = "segmentation"
     classes = CLASSES
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (96, 128), train: int = 400, val: int = 60, test: int = 60) -> None:

@@ -24,6 +24,8 @@ class Folder:
     problems: one line for every image without mask and mask without image. Raises UserError when there is no set to read.
     """
 
+    task = "segmentation"
+
     def __init__(self, path: Path, seed: int = 0) -> None:
         layout = find_layout(path, seed)
         self.path = path

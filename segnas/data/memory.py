@@ -26,6 +26,7 @@ class InMemory:
 
     def __init__(self, dataset: Dataset, split: str, samples: dict[int, Sample]) -> None:
         self.name: str = dataset.name
+        self.task: str = dataset.task
         self.classes: Classes = dataset.classes
         self.splits: Mapping[str, tuple[str, ...]] = dataset.splits
         self.dataset = dataset

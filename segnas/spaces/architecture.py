@@ -33,6 +33,11 @@ def family_of(architecture: Architecture) -> str:
     raise TypeError(f"{type(architecture).__name__} is no registered architecture family")
 
 
+def task_of(architecture: Architecture) -> str:
+    """What its network predicts: "segmentation" (a class a pixel), unless the family says otherwise in an attribute `task`."""
+    return str(getattr(architecture, "task", "segmentation"))
+
+
 def to_json(architecture: Architecture) -> dict[str, Any]:
     """Plain JSON values: the family's name, then the fields; tuples become lists."""
     fields = json.loads(json.dumps(dataclasses.asdict(architecture)))

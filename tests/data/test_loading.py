@@ -83,7 +83,7 @@ def test_a_late_start_skips_without_reading(dataset: Dataset) -> None:
     reads: list[int] = []
 
     class Counting:
-        name, classes, splits, size = dataset.name, dataset.classes, dataset.splits, dataset.size
+        name, task, classes, splits, size = dataset.name, dataset.task, dataset.classes, dataset.splits, dataset.size
 
         def read(self, split: str, index: int) -> Sample:
             reads.append(index)
@@ -199,7 +199,7 @@ def test_loaders_of_one_split_hold_a_sample_once_and_no_longer_than_the_set(data
     reads: list[int] = []
 
     class Counting:
-        name, classes, splits, size = dataset.name, dataset.classes, dataset.splits, dataset.size
+        name, task, classes, splits, size = dataset.name, dataset.task, dataset.classes, dataset.splits, dataset.size
 
         def read(self, split: str, index: int) -> Sample:
             reads.append(index)
@@ -220,7 +220,7 @@ def test_workers_leave_signals_to_the_parent(dataset: Dataset) -> None:
     """A handler of the parent, as `stop_between_steps` sets it, is not run in its workers."""
 
     class Watching:
-        name, classes, splits, size = dataset.name, dataset.classes, dataset.splits, dataset.size
+        name, task, classes, splits, size = dataset.name, dataset.task, dataset.classes, dataset.splits, dataset.size
 
         def read(self, split: str, index: int) -> Sample:
             os.kill(os.getpid(), signal.SIGINT)

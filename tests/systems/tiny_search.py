@@ -28,6 +28,7 @@ class Drawn:
     count: int = 9
     forbidden: tuple[str, ...] = ()
     name: str = "drawn"
+    task: str = "segmentation"
     classes: Classes = field(default_factory=lambda: Classes(("ground", "red", "blue"), COLORS))
     splits: Mapping[str, tuple[str, ...]] = field(init=False)
     seen: list[tuple[str, int]] = field(default_factory=list)

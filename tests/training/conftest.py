@@ -21,6 +21,7 @@ class Drawn:
 
     sizes: dict[str, list[tuple[int, int]]]
     name: str = "drawn"
+    task: str = "segmentation"
     classes: Classes = CLASSES
     splits: dict[str, tuple[str, ...]] = field(init=False)
 

@@ -285,7 +285,8 @@ class Unlabelled:
     """A set whose labels count nowhere."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.name, self.classes, self.splits, self.size = dataset.name, dataset.classes, dataset.splits, dataset.size
+        self.name, self.task, self.classes = dataset.name, dataset.task, dataset.classes
+        self.splits, self.size = dataset.splits, dataset.size
         self.dataset = dataset
 
     def read(self, split: str, index: int) -> Sample:
