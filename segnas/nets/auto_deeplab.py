@@ -26,45 +26,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segnas.nets.blocks import ReLUConvBN, Stem, drop_path, drop_path_keep, resize
+from segnas.nets.blocks import ReLUConvBN, Stem, backbone_norm, drop_path_keep, resize
+from segnas.nets.cells import BlockGraph, chosen_operations
 from segnas.nets.heads import ASPP, Decoder
-from segnas.nets.operations import OPERATIONS
-from segnas.spaces.auto_deeplab import AutoDeepLab, Block, level_sizes
+from segnas.spaces.auto_deeplab import AutoDeepLab, level_sizes
+from segnas.spaces.cells import Block
 
 ASPP_STRIDE = 8  # the encoder stride for which the rates of the ASPP are stated
 NEVER_DROPPED = ("none", "skip_connect")
 
 
-class Cell(nn.Module):
+class Cell(BlockGraph):
     """One cell: H^{l-2} and H^{l-1} -> the concatenation of its blocks, (N, blocks * channels, h, w)."""
 
     def __init__(self, cell: Sequence[Block], before_channels: int, previous_channels: int, channels: int, stride: int) -> None:
         """stride: 2 when H^{l-1} comes from the next finer level, else 1."""
-        super().__init__()
-        self.cell = tuple(cell)
-        self.keep = 1.0
+        super().__init__(cell)
         self.before = ReLUConvBN(before_channels, channels)
         self.previous = ReLUConvBN(previous_channels, channels)
-        self.operations = nn.ModuleList(
-            OPERATIONS[operation](channels, stride if state < 2 else 1, True)
-            for block in self.cell
-            for state, operation in zip(block.inputs, block.operations, strict=True)
-        )
+        self.operations = chosen_operations(cell, channels, stride, backbone_norm)
 
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """before: H^{l-2} at any size; previous: H^{l-1} at this cell's size, or at twice that when the stride is 2."""
-        states = [self.before(resize(before, previous.shape[2:])), self.previous(previous)]
-        for number, block in enumerate(self.cell):
-            first, second = (self._apply_operation(2 * number + side, states[block.inputs[side]]) for side in (0, 1))
-            states.append(first + second)
+        states = self.states(self.before(resize(before, previous.shape[2:])), self.previous(previous))
         return torch.cat(states[2:], dim=1)
 
-    def _apply_operation(self, number: int, x: Tensor) -> Tensor:
-        out: Tensor = self.operations[number](x)
-        name = self.cell[number // 2].operations[number % 2]
-        if self.training and self.keep < 1.0 and name not in NEVER_DROPPED:
-            out = drop_path(out, self.keep)
-        return out
+    def is_dropped(self, number: int) -> bool:
+        """Skip connections are never dropped, as in the published code, not even where they are a reduction."""
+        return self.cell[number // 2].operations[number % 2] not in NEVER_DROPPED
 
 
 class AutoDeepLabNetwork(nn.Module):

@@ -4,7 +4,7 @@
     H_i   = sum over the states j before block i, sum over the operations O, of alpha_{j->i}(O) * O(H_j)           (equations 3-5)
 
 The forward pass takes the mixture (alpha and beta as probabilities) as an argument: how choices are relaxed is not the
-network's business. This is the readable definition: one module an operation, one call a mixture term.
+network's business. nets/operations.py has the mixed cell.
 
 One node (layer l, scale s) owns its operations and uses the same weights for its up to three incoming directions; each
 direction has a preprocessing of its own and its own batch statistics. Where H^{l-2}_s does not exist, the node takes the
@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from segnas.nets.blocks import FactorizedReduction, ReLUConvBN, Stem, resize
+from segnas.nets.blocks import FactorizedReduction, ReLUConvBN, Stem, resize, search_norm
 from segnas.nets.heads import ASPP
-from segnas.nets.operations import search_operation
-from segnas.spaces.auto_deeplab import LEVELS, AutoDeepLab, edges, level_sizes, moves
+from segnas.nets.operations import MixedGraph
+from segnas.spaces.auto_deeplab import LEVELS, AutoDeepLab, level_sizes, moves
+from segnas.spaces.cells import edges
 
 MOVES = (-1, 0, 1)  # the columns of beta: to s/2 (finer), stay, to 2s (coarser)
 
@@ -40,49 +41,6 @@ class Mixture:
     alpha: Tensor
     beta: Tensor
     sparse: bool = False
-
-
-class MixedOperation(nn.Module):
-    """All candidate operations on one edge, weighted and summed. (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, operations: Sequence[str], channels: int) -> None:
-        super().__init__()
-        self.candidates = nn.ModuleDict({name: search_operation(name, channels) for name in operations if name != "none"})
-        self.columns = {name: column for column, name in enumerate(operations)}
-
-    def forward(self, x: Tensor, weights: Tensor, chosen: Sequence[float] | None) -> Tensor | None:
-        """weights: (operations,); `chosen` are the same weights as numbers when the mixture is sparse. None: nothing is left."""
-        total: Tensor | None = None
-        for name, operation in self.candidates.items():  # `none` adds nothing: only its share of the softmax matters
-            column = self.columns[name]
-            if chosen is not None and chosen[column] == 0.0:
-                continue
-            term = weights[column] * operation(x)
-            total = term if total is None else total + term
-        return total
-
-
-class SearchCell(nn.Module):
-    """The mixed cell at one node: blocks 0..B-1, each the sum over all earlier states. Two (N, C, H, W) -> (N, B*C, H, W)."""
-
-    def __init__(self, blocks: int, operations: Sequence[str], channels: int) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.mixed = nn.ModuleList(MixedOperation(operations, channels) for _ in edges(blocks))
-
-    def forward(self, before: Tensor, previous: Tensor, mixture: Mixture, chosen: Sequence[Sequence[float]] | None) -> Tensor:
-        """before: preprocessed H^{l-2} (state 0); previous: preprocessed H^{l-1} (state 1)."""
-        states = [before, previous]
-        edge = 0
-        for _ in range(self.blocks):
-            total: Tensor | None = None
-            for state in states:
-                term = self.mixed[edge](state, mixture.alpha[edge], None if chosen is None else chosen[edge])
-                if term is not None:
-                    total = term if total is None else total + term
-                edge += 1
-            states.append(torch.zeros_like(previous) if total is None else total)
-        return torch.cat(states[2:], dim=1)
 
 
 class Node(nn.Module):
@@ -104,16 +62,16 @@ class Node(nn.Module):
         width, factor = before
         self.before: nn.Module
         if factor == 1:
-            self.before = ReLUConvBN(width, channels, affine=False)
+            self.before = ReLUConvBN(width, channels, norm=search_norm)
         else:
-            self.before = FactorizedReduction(width, channels, stride=factor, affine=False)
+            self.before = FactorizedReduction(width, channels, stride=factor, norm=search_norm)
         self.directions = nn.ModuleDict()
         for source, width in sources.items():
             if source < level:
-                self.directions[str(source)] = FactorizedReduction(width, channels, stride=2, affine=False)
+                self.directions[str(source)] = FactorizedReduction(width, channels, stride=2, norm=search_norm)
             else:  # from 2s the input is resized first
-                self.directions[str(source)] = ReLUConvBN(width, channels, affine=False)
-        self.cell = SearchCell(blocks, operations, channels)
+                self.directions[str(source)] = ReLUConvBN(width, channels, norm=search_norm)
+        self.cell = MixedGraph(blocks, operations, channels, search_norm)
 
     def enter(self, source: int, x: Tensor, size: tuple[int, int]) -> Tensor:
         """H^{l-1} of level `source`, brought to this node's size and channels."""
@@ -183,7 +141,7 @@ class AutoDeepLabSupernet(nn.Module):
                 total: Tensor | None = None
                 for source, move in incoming:
                     state1 = node.enter(source, previous[source], sizes[level])
-                    term = mixture.beta[layer - 1, source, move + 1] * node.cell(state0, state1, mixture, alpha)
+                    term = mixture.beta[layer - 1, source, move + 1] * node.cell(state0, state1, mixture.alpha, alpha)
                     total = term if total is None else total + term
                 assert total is not None
                 outputs[level] = total

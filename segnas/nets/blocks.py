@@ -1,24 +1,30 @@
 """Small parts of networks: convolutions with their batch norm, reductions, resizing, the stem, drop path.
 
-"Backbone" parts begin with the ReLU (so that a cell's inputs are summed before it) and use batch norm with epsilon 1e-3;
-head parts end with the ReLU and use 1e-5. No convolution has a bias. All weights keep torch's initialisation, which is
-uniform with variance 1 / (3 fan-in): what the published Auto-DeepLab code uses in its backbone.
+"Backbone" parts begin with the ReLU (so that a cell's inputs are summed before it) and take the batch norm of their family
+(`norm`: channels -> module; Auto-DeepLab's by default, with epsilon 1e-3); head parts end with the ReLU and use epsilon 1e-5.
+No convolution has a bias. All weights keep torch's initialisation, which is uniform with variance 1 / (3 fan-in): what the
+published Auto-DeepLab code uses in its backbone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 BACKBONE_EPSILON = 1e-3
+Norm = Callable[[int], nn.Module]  # channels -> a batch norm
 
 
 def backbone_norm(channels: int, affine: bool = True) -> nn.BatchNorm2d:
-    """The batch norm of stem and cells."""
+    """The batch norm of stem and cells in Auto-DeepLab."""
     return nn.BatchNorm2d(channels, eps=BACKBONE_EPSILON, affine=affine)
+
+
+search_norm: Norm = partial(backbone_norm, affine=False)  # the same inside its supernet
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -36,11 +42,11 @@ def halved(x: Tensor) -> tuple[int, int]:
 class ReLUConvBN(nn.Sequential):
     """ReLU, 1x1 convolution, batch norm: the preprocessing of a cell's inputs. (N, in, H, W) -> (N, out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int, affine: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm = backbone_norm) -> None:
         super().__init__()
         self.relu = nn.ReLU()
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.norm = backbone_norm(out_channels, affine)
+        self.norm = norm(out_channels)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -60,7 +66,7 @@ class FactorizedReduction(nn.Module):
     (Liu et al., ICLR 2019) would with padding; for even sizes at stride 2 it is the same.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 2, affine: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2, norm: Norm = backbone_norm) -> None:
         super().__init__()
         if out_channels < 2:
             raise ValueError("a factorized reduction has two branches and needs at least 2 output channels")
@@ -68,7 +74,7 @@ class FactorizedReduction(nn.Module):
         self.relu = nn.ReLU()
         self.first = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, stride=stride, bias=False)
         self.second = nn.Conv2d(in_channels, out_channels // 2, 1, stride=stride, bias=False)
-        self.norm = backbone_norm(out_channels, affine)
+        self.norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(x)

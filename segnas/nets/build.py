@@ -8,10 +8,12 @@ from torch import nn
 
 from segnas.errors import Registry
 from segnas.nets.auto_deeplab import AutoDeepLabNetwork
+from segnas.nets.darts import DartsNetwork
 from segnas.spaces.architecture import Architecture, family_of
 
 builders: Registry[Callable[[Architecture, int, int], nn.Module]] = Registry("network builder")
 builders.register("auto-deeplab")(AutoDeepLabNetwork)
+builders.register("darts")(DartsNetwork)
 
 
 def build(architecture: Architecture, num_classes: int, in_channels: int = 3) -> nn.Module:

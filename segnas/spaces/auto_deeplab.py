@@ -15,6 +15,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from segnas.spaces.architecture import families
+from segnas.spaces.cells import Block, require_earlier_states
 from segnas.spaces.choice import Choose
 
 LEVELS = 4  # output strides 4, 8, 16, 32
@@ -28,24 +29,6 @@ OPERATIONS = (  # the order of the columns of alpha
     "atrous_conv_3x3",
     "atrous_conv_5x5",
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of the cell: `operations[0](state inputs[0]) + operations[1](state inputs[1])`.
-
-    inputs: state numbers; 0 is H^{l-2}, 1 is H^{l-1}, 2 + i is the output of block i.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    inputs: tuple[int, int]
-    operations: tuple[str, str]
-
-    def __post_init__(self) -> None:
-        for operation in self.operations:
-            if operation not in OPERATIONS:
-                raise ValueError(f"unknown operation '{operation}'; allowed: {', '.join(OPERATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -105,18 +88,13 @@ class AutoDeepLab:
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("path is empty; it needs the level of at least one cell")
-        if not self.cell:
-            raise ValueError("cell is empty; it needs at least one block")
         level = 0
         for place, following in enumerate(self.path):
             if following not in moves(level):
                 allowed = ", ".join(map(str, moves(level)))
                 raise ValueError(f"path.{place} is {following}, but level {level} is followed by one of {allowed}")
             level = following
-        for number, block in enumerate(self.cell):
-            for place, state in enumerate(block.inputs):
-                if not 0 <= state < number + 2:
-                    raise ValueError(f"cell.{number}.inputs.{place} is {state}, but block {number} has states 0 to {number + 1}")
+        require_earlier_states(self.cell, "cell")
 
 
 @dataclass(frozen=True)
@@ -149,16 +127,6 @@ class AutoDeepLabSpace:
 def moves(level: int) -> tuple[int, ...]:
     """The levels that a cell after one at `level` may have: one finer, the same, one coarser, within 0 to 3."""
     return tuple(range(max(0, level - 1), min(LEVELS - 1, level + 1) + 1))
-
-
-def edge_offset(block: int) -> int:
-    """The number of the first edge into `block`; the edge from state s into it is `edge_offset(block) + s`."""
-    return sum(earlier + 2 for earlier in range(block))
-
-
-def edges(blocks: int) -> tuple[tuple[int, int], ...]:
-    """(block, state) of every edge of the full cell, in the order of the rows of alpha (DARTS order; 20 for 5 blocks)."""
-    return tuple((block, state) for block in range(blocks) for state in range(block + 2))
 
 
 def level_sizes(size: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -45,7 +45,8 @@ from segnas.randomness import forked, numpy_generator
 from segnas.runs.progress import StageProgress, stop_between_steps
 from segnas.runs.run import Run
 from segnas.spaces.architecture import from_json, identity, to_json
-from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, Block, NetworkOptions, edges
+from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, NetworkOptions
+from segnas.spaces.cells import Block, edges
 from segnas.spaces.choice import sample
 from segnas.strategies.bilevel import architecture_step, entropy, weight_step
 from segnas.strategies.decoding import strongest_edges, viterbi

@@ -15,14 +15,15 @@ from torch.nn import functional as F
 from segnas.nets.auto_deeplab_supernet import (
     AutoDeepLabSupernet,
     Mixture,
-    SearchCell,
     levels_at,
     one_hot,
     source_before,
 )
 from segnas.nets.blocks import FactorizedReduction, ReLUConvBN
+from segnas.nets.operations import MixedGraph
 from segnas.nets.statistics import batch_statistics
-from segnas.spaces.auto_deeplab import OPERATIONS, AutoDeepLab, AutoDeepLabSpace, edges
+from segnas.spaces.auto_deeplab import OPERATIONS, AutoDeepLab, AutoDeepLabSpace
+from segnas.spaces.cells import edges
 from segnas.spaces.choice import sample
 
 CLASSES = 3
@@ -221,7 +222,7 @@ def test_a_one_hot_mixture_is_one_path(architecture: AutoDeepLab) -> None:
 def test_a_sparse_mixture_evaluates_one_cell_a_layer_and_one_operation_an_edge() -> None:
     network = tiny()
     architecture = architectures()[2]
-    calls = count_calls(network, SearchCell)
+    calls = count_calls(network, MixedGraph)
     network(images(), as_float64(one_hot(architecture, OPERATIONS), sparse=True))
     assert calls.total() == len(architecture.path)
 
@@ -235,7 +236,7 @@ def test_sparse_changes_nothing_when_all_weights_are_positive() -> None:
 def test_every_node_and_direction_is_evaluated_once(layers: int, evaluations: int) -> None:
     """105 evaluations of the cell in the paper's 12 layers."""
     network = tiny(layers, blocks=1).eval()
-    calls = count_calls(network, SearchCell)
+    calls = count_calls(network, MixedGraph)
     with torch.no_grad():
         network(images(33, 33, 1), random_mixture(layers, 1))
     assert calls.total() == evaluations

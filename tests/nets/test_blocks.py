@@ -16,6 +16,7 @@ from segnas.nets.blocks import (
     drop_path,
     drop_path_keep,
     resize,
+    search_norm,
 )
 
 
@@ -55,7 +56,7 @@ def test_relu_conv_bn_begins_with_the_relu_and_leaves_its_input_alone():
     assert torch.equal(block(x), torch.zeros(2, 4, 5, 5))  # batch norm of zeros, with bias 0
     assert torch.equal(x, kept)
     assert block.norm.eps == 1e-3
-    assert not list(ReLUConvBN(3, 4, affine=False).norm.parameters())
+    assert not list(ReLUConvBN(3, 4, search_norm).norm.parameters())
 
 
 @pytest.mark.parametrize("size", [(33, 33), (64, 47), (37, 128)])

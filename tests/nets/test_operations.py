@@ -9,15 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segnas.nets.blocks import backbone_norm, search_norm
 from segnas.nets.operations import OPERATIONS, search_operation
-from segnas.spaces import auto_deeplab
+from segnas.spaces import cells
 
 NORM = 1 / math.sqrt(1 + 1e-3)  # a fresh batch norm in evaluation mode
 
 
 def operation(name: str, channels: int = 4, stride: int = 1) -> nn.Module:
     torch.manual_seed(1)
-    return OPERATIONS[name](channels, stride, True).double().eval()
+    return OPERATIONS[name](channels, stride, backbone_norm).double().eval()
 
 
 def images(height: int, width: int) -> torch.Tensor:
@@ -25,7 +26,7 @@ def images(height: int, width: int) -> torch.Tensor:
 
 
 def test_all_operations_of_the_space_are_there():
-    assert tuple(OPERATIONS) == auto_deeplab.OPERATIONS
+    assert tuple(OPERATIONS) == cells.OPERATIONS
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -43,6 +44,8 @@ def test_sizes_are_rounded_up_and_inputs_are_left_alone(name, stride, height, wi
 def test_a_stride_changes_no_parameter_count_but_that_of_skip(name):
     counts = [sum(p.numel() for p in operation(name, stride=stride).parameters()) for stride in (1, 2)]
     expected = {"sep_conv_3x3": 2 * (36 + 16 + 8), "sep_conv_5x5": 2 * (100 + 16 + 8)}
+    expected |= {"sep_conv_7x7": 2 * (196 + 16 + 8), "conv_7x1_1x7": 2 * 7 * 16 + 8}
+    expected |= {"dil_conv_3x3": 36 + 16 + 8, "dil_conv_5x5": 100 + 16 + 8}
     expected |= {"atrous_conv_3x3": 9 * 16 + 8, "atrous_conv_5x5": 25 * 16 + 8}
     if name == "skip_connect":
         assert counts == [0, 16 + 8]
@@ -50,7 +53,7 @@ def test_a_stride_changes_no_parameter_count_but_that_of_skip(name):
         assert counts == [expected.get(name, 0)] * 2
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_separable_convolution(kernel, stride):
     module = operation(f"sep_conv_{kernel}x{kernel}", stride=stride)
@@ -103,9 +106,9 @@ def test_skip_is_the_identity():
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_of_a_supernet_have_no_affine_parameters_and_normalise_pools(name):
     torch.manual_seed(0)
-    module = search_operation(name, 4).train()
+    module = search_operation(name, 4, 1, search_norm).train()
     assert not [p for n, p in module.named_parameters() if p.dim() == 1]
     out = module(torch.randn(3, 4, 6, 6) * 5 + 2)
     if name not in ("none", "skip_connect"):
         assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
-        assert torch.allclose(out.var((0, 2, 3), unbiased=False), torch.ones(4), atol=0.1)  # below 1: epsilon is 1e-3
+        assert torch.allclose(out.var((0, 2, 3), unbiased=False), torch.ones(4), atol=0.15)  # below 1: epsilon is 1e-3

@@ -72,7 +72,7 @@ def changed(change: str) -> Any:
         case "state":
             values["cell"][0]["inputs"][1] = 2
         case "operation":
-            values["cell"][0]["operations"][1] = "sep_conv_7x7"
+            values["cell"][0]["operations"][1] = "sep_conv_9x9"
         case "missing":
             del values["cell"]
         case "surplus":
@@ -95,7 +95,7 @@ def changed(change: str) -> Any:
     [
         ("path", r"path\.1 is 2, but level 0 is followed by one of 0, 1"),
         ("state", r"cell\.0\.inputs\.1 is 2, but block 0 has states 0 to 1"),
-        ("operation", "unknown operation 'sep_conv_7x7'; allowed: none, "),
+        ("operation", "unknown operation 'sep_conv_9x9'; did you mean 'sep_conv_7x7'?"),
         ("missing", "cell.*missing"),
         ("surplus", "depth"),
         ("type", r"network\.filters"),

@@ -19,11 +19,10 @@ from segnas.spaces.auto_deeplab import (
     AutoDeepLabSpace,
     Block,
     NetworkOptions,
-    edge_offset,
-    edges,
     level_sizes,
     moves,
 )
+from segnas.spaces.cells import edge_offset, edges
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "autodeeplab.json").read_text())
 PUBLISHED = zoo.load("auto-deeplab-s").architecture
@@ -97,7 +96,7 @@ def test_json_keeps_the_value_and_its_identity():
         (("cell",), [], "cell is empty"),
         (("cell", 1, "inputs", 0), 3, r"cell\.1\.inputs\.0 is 3, but block 1 has states 0 to 2"),
         (("cell", 0, "inputs", 1), -1, r"cell\.0\.inputs\.1 is -1"),
-        (("cell", 2, "operations", 0), "conv", r"cell\.2: unknown operation 'conv'; allowed: none, max_pool_3x3"),
+        (("cell", 2, "operations", 0), "conv", r"cell\.2: unknown operation 'conv'; did you mean 'sep_conv_7x7'"),
         (("cell", 0, "inputs"), [0, 1, 1], r"cell\.0\.inputs: tuple"),
         (("cell", 0, "extra"), 1, r"unknown key 'cell\.0\.extra'; allowed: inputs, operations"),
         (("network", "filters"), 0, "filters must be at least 1, not 0"),

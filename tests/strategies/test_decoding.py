@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from segnas.spaces.auto_deeplab import OPERATIONS, edges, moves
+from segnas.spaces.auto_deeplab import OPERATIONS, moves
+from segnas.spaces.cells import edges
 from segnas.strategies.decoding import strongest_edges, viterbi
 
 

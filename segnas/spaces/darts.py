@@ -1,0 +1,168 @@
+"""The search space of DARTS: a normal and a reduction cell (Liu, Simonyan, Yang, ICLR 2019, arXiv 1806.09055, section 2.1).
+
+A network stacks L cells; those at L/3 and 2L/3 are reduction cells (stride 2, twice the channels), all others normal cells.
+A cell has 4 blocks (the paper's intermediate nodes), each the sum of two operations on two different earlier states, and its
+output is the concatenation of the blocks. 7 operations, `none` is never chosen.
+
+Cells keep the order of edges and of the concatenation in which they were published: both decide where a weight stands. So
+this space asks for two inputs in order, and counts each graph 2^4 times a cell.
+
+The same cells make three networks, the *forms*: `cifar` (stem at stride 1, 36 channels, 20 cells) and `imagenet` (stem at
+stride 8, 48 channels, 14 cells) as in the paper's section 3.2, and `segmentation` (stem at stride 4, output stride 16, ASPP),
+which is no paper's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+from pydantic import ConfigDict
+
+from segnas.errors import UserError, did_you_mean
+from segnas.spaces.architecture import Architecture, families
+from segnas.spaces.cells import Block, require_earlier_states
+from segnas.spaces.choice import Choose
+
+Form = Literal["cifar", "imagenet", "segmentation"]
+FORMS: tuple[Form, ...] = get_args(Form)
+BLOCKS = 4
+OPERATIONS = (  # the order of the columns of alpha
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+CHOSEN = OPERATIONS[1:]  # what a decoded cell may hold
+
+
+@dataclass(frozen=True)
+class DartsCell:
+    """A cell as published: its blocks in order, and the states whose concatenation is its output (2 + i is block i)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    blocks: tuple[Block, ...]
+    concat: tuple[int, ...] = (2, 3, 4, 5)
+
+    def __post_init__(self) -> None:
+        require_earlier_states(self.blocks, "blocks")
+        states = len(self.blocks) + 2
+        if not self.concat:
+            raise ValueError("concat is empty; it needs at least one state")
+        for place, state in enumerate(self.concat):
+            if not 0 <= state < states:
+                raise ValueError(f"concat.{place} is {state}, but the cell has states 0 to {states - 1}")
+
+
+@dataclass(frozen=True)
+class DartsOptions:
+    """What is not searched.
+
+    form: the kind of network. channels: of one block before the first reduction; layers: number of cells.
+    aspp_width, aspp_rates, dropout: the head of the segmentation form. low_level_width, decoder_width: the decoder that joins
+    features of stride 4; low_level_width 0: no such skip connection, and no decoder.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    form: Form = "cifar"
+    channels: int = 36
+    layers: int = 20
+    aspp_width: int = 256
+    aspp_rates: tuple[int, ...] = (6, 12, 18)
+    low_level_width: int = 48
+    decoder_width: int = 256
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.channels < 2 or self.channels % 2:
+            raise ValueError(f"channels must be an even number of at least 2 (reductions split them in two), not {self.channels}")
+        least = {"layers": 1, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for place, rate in enumerate(self.aspp_rates):
+            if rate < 1:
+                raise ValueError(f"aspp_rates.{place} must be at least 1, not {rate}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
+
+
+USUAL = {  # (channels, layers) of a form: the paper's, and ours for segmentation
+    "cifar": (36, 20),
+    "imagenet": (48, 14),
+    "segmentation": (32, 12),
+}
+
+
+@families.register("darts")
+@dataclass(frozen=True)
+class Darts:
+    """One network: its two cells, and what is not searched."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    normal: DartsCell
+    reduction: DartsCell
+    network: DartsOptions
+
+    @property
+    def task(self) -> str:
+        """What the form predicts."""
+        return "segmentation" if self.network.form == "segmentation" else "classification"
+
+
+@dataclass(frozen=True)
+class DartsSpace:
+    """All pairs of cells of `blocks` blocks over `operations`, each block with two different inputs, in order."""
+
+    blocks: int = BLOCKS
+    operations: tuple[str, ...] = CHOSEN
+    network: DartsOptions = field(default_factory=DartsOptions)
+
+    def architecture(self, choose: Choose) -> Darts:
+        """The architecture of one series of choices: first the normal, then the reduction cell."""
+        normal, reduction = (self._cell(choose, name) for name in ("normal", "reduction"))
+        return Darts(normal, reduction, self.network)
+
+    def _cell(self, choose: Choose, name: str) -> DartsCell:
+        blocks = tuple(self._block(choose, f"{name}.blocks.{number}", number + 2) for number in range(self.blocks))
+        return DartsCell(blocks, tuple(range(2, self.blocks + 2)))
+
+    def _block(self, choose: Choose, name: str, states: int) -> Block:
+        first = choose(f"{name}.inputs.0", range(states), node=True)
+        first_operation = choose(f"{name}.operations.0", self.operations)
+        others = [state for state in range(states) if state != first]
+        second = choose(f"{name}.inputs.1", others, node=True)
+        return Block((first, second), (first_operation, choose(f"{name}.operations.1", self.operations)))
+
+
+def reductions(layers: int) -> tuple[int, ...]:
+    """The numbers of the reduction cells among 0 .. layers - 1."""
+    return tuple(sorted({layers // 3, 2 * layers // 3}))
+
+
+def with_form(architecture: Architecture, form: str) -> Darts:
+    """The architecture's cells as another form of network, of the usual channels and layers of that form.
+
+    Raises UserError for an unknown form, and for a family that has none.
+    """
+    if not isinstance(architecture, Darts):
+        raise UserError("only DARTS cells come in several forms; leave out --form")
+    if form not in FORMS:
+        raise UserError(f"unknown form '{form}'{did_you_mean(form, FORMS)}")
+    channels, layers = USUAL[form]
+    return dataclasses.replace(architecture, network=DartsOptions(form=form, channels=channels, layers=layers))  # type: ignore[arg-type]
+
+
+def cell_of(pairs: Sequence[Sequence[tuple[int, str]]]) -> DartsCell:
+    """The cell of the (state, operation) pairs of each block, in their order; all blocks are concatenated."""
+    blocks = tuple(Block((first[0], second[0]), (first[1], second[1])) for first, second in pairs)
+    return DartsCell(blocks, tuple(range(2, len(blocks) + 2)))
