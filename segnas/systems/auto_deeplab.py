@@ -18,53 +18,42 @@ decode: the two strongest inputs of each block, and the path of largest probabil
 | Cityscapes at half resolution, crop 321      | any set; presets `quick`, `small`; `paper` keeps the letter                |
 | how many gradients are clipped: open         | `clip_norm`, 0 (none) in the preset `paper`                                |
 
-Read on: nets/auto_deeplab_supernet.py (equation 7), strategies/bilevel.py (the two steps), strategies/decoding.py.
+Read on: nets/auto_deeplab_supernet.py (equation 7), strategies/bilevel.py (the two steps), strategies/decoding.py; the loop of
+epochs, the scores and the records are those of every such search: supernet_search.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from segnas.config import configuration, replace
-from segnas.costs.counts import count
-from segnas.data.loading import Batch, TrainingBatches, halves
-from segnas.data.statistics import evenly_spaced
-from segnas.data.transforms import DataConfig, scaled_size
-from segnas.errors import Interrupted, UserError, did_you_mean
+from segnas.config import configuration
+from segnas.data.loading import Batch
 from segnas.nets.auto_deeplab_supernet import MOVES, AutoDeepLabSupernet, Mixture, levels_at, one_hot
-from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked, numpy_generator
-from segnas.runs.progress import StageProgress, stop_between_steps
-from segnas.runs.run import Run
-from segnas.spaces.architecture import from_json, identity, to_json
 from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, NetworkOptions
-from segnas.spaces.cells import Block, edges
+from segnas.spaces.cells import Block, edges, states_of
 from segnas.spaces.choice import sample
 from segnas.strategies.bilevel import architecture_step, entropy, weight_step
 from segnas.strategies.decoding import strongest_edges, viterbi
+from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
-from segnas.tasks.segmentation import confusion_matrix, cross_entropy, scores
+from segnas.systems.supernet_search import SupernetConfig, SupernetSearch, require_operations
 from segnas.training.optimization import cosine, set_learning_rate
-from segnas.training.preflight import Measurement, Size, measure, seconds_of
+from segnas.training.preflight import Measurement
 
 
 @configuration
-class SearchConfig:
-    """The supernet and its training. Defaults are the paper's (section 5.1: 40 epochs, alpha and beta from epoch 20 on).
+class SearchConfig(SupernetConfig):
+    """The supernet and its training. Defaults are the paper's (section 5.1: 40 epochs, alpha and beta from epoch 20 on, half
+    resolution).
 
-    crop: (height, width); resize: factor applied to images and labels first (the paper searches at half resolution).
     filters, stem, head_width: widths of the supernet, not of the network that is retrained.
-    scored_images: how many images of trainB the supernet and its decoded path are scored on after each epoch.
-    select: which decoded architecture the search returns, the last or the one that scored best.
     """
 
     layers: PositiveInt = 12
@@ -75,31 +64,13 @@ class SearchConfig:
     head_width: PositiveInt = 256
     epochs: PositiveInt = 40
     architecture_from_epoch: int = 20
-    batch_size: PositiveInt = 2
-    crop: tuple[PositiveInt, PositiveInt] = (321, 321)
     resize: Annotated[float, Field(gt=0, le=4)] = 0.5
-    learning_rate: PositiveFloat = 0.025
-    final_learning_rate: NonNegativeFloat = 0.001
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 3e-4
-    clip_norm: NonNegativeFloat = 0.0
-    architecture_learning_rate: PositiveFloat = 3e-3
-    architecture_weight_decay: NonNegativeFloat = 1e-3
-    scored_images: PositiveInt = 64
-    select: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.operations if name not in OPERATIONS]
-        if unknown:
-            raise ValueError(f"operations: unknown '{unknown[0]}'{did_you_mean(unknown[0], OPERATIONS)}")
-        if not set(self.operations) - {"none"}:
-            raise ValueError("operations: none is left but 'none'")
-        if len(set(self.operations)) < len(self.operations):
-            raise ValueError("operations: one is named twice")
+        SupernetConfig.__post_init__(self)
+        require_operations(self.operations, OPERATIONS)
         if self.batch_size == 1 and max(self.crop) <= 32:
             raise ValueError("batch_size=1 needs a crop of at least 33: at stride 32 one value a channel has no statistics")
-        if not 0 <= self.architecture_from_epoch < self.epochs:
-            raise ValueError(f"architecture_from_epoch must lie in 0..{self.epochs - 1}, or alpha and beta are never trained")
 
 
 @configuration
@@ -135,23 +106,21 @@ class Relaxation(nn.Module):
 
 def decode(mixture: Mixture, config: SearchConfig, network: NetworkOptions) -> AutoDeepLab:
     """The cell of the two strongest inputs of each block, and the most probable path (section 4.2)."""
-    states: list[list[int]] = [[] for _ in range(config.blocks)]
-    for block, state in edges(config.blocks):
-        states[block].append(state)
     alpha, beta = mixture.alpha.detach().cpu().numpy(), mixture.beta.detach().cpu().numpy()
     cell = []
-    for pair in strongest_edges(alpha, states, config.operations):
+    for pair in strongest_edges(alpha, states_of(config.blocks), config.operations):
         first, second = sorted(pair)  # the sum of a block has no order: one architecture, one identity
         cell.append(Block(inputs=(first[0], second[0]), operations=(first[1], second[1])))
     return AutoDeepLab(path=viterbi(beta, MOVES), cell=tuple(cell), network=network)
 
 
-class Search:
-    """Everything that changes during a search, so that it can be saved and continued: see `state` and `load`."""
+class Search(SupernetSearch):
+    """The search: a supernet of all paths and cells, alpha and beta, one step of each kind in turn."""
+
+    system = "auto-deeplab"
 
     def __init__(self, job: Job) -> None:
         config: SearchConfig = job.config.search
-        self.config, self.job = config, job
         with forked(job.config.seed, "search", "initialization"):
             supernet = AutoDeepLabSupernet(
                 len(job.dataset.classes),
@@ -162,41 +131,7 @@ class Search:
                 config.stem,
                 config.head_width,
             )
-        self.supernet = job.device.place(supernet)
-        self.relaxation = Relaxation(config, job.config.seed).to(job.device.device)
-        self.weights = list(self.supernet.parameters())
-        self.variables = list(self.relaxation.parameters())
-        self.weight_optimizer = torch.optim.SGD(
-            self.weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        self.architecture_optimizer = torch.optim.Adam(
-            self.variables, lr=config.architecture_learning_rate, weight_decay=config.architecture_weight_decay
-        )
-        data = replace(job.config.data, crop=config.crop, resize=config.resize)
-        names = job.dataset.splits["train"]
-        half_a, half_b = halves(len(names), job.config.seed)
-        self.train_a = self._batches(half_a, data, "trainA")
-        self.train_b = self._batches(half_b, data, "trainB")
-        plain = replace(data, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-        scored = evenly_spaced(len(half_b), max(config.batch_size, config.scored_images))
-        self.scored = self._batches([half_b[place] for place in scored], plain, "scored")
-        self.steps = min(len(self.train_a), len(self.train_b))
-        self.epoch = self.step = 0
-        self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
-        self.seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-
-    def _batches(self, indices: Sequence[int], data: DataConfig, stream: str) -> TrainingBatches:
-        job, size = self.job, self.config.batch_size
-        return TrainingBatches(
-            job.dataset, "train", indices, data, job.normalization, size, job.config.seed, stream, "search.batch_size"
-        )
-
-    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
-        """Cross-entropy of the supernet under a mixture."""
-        with self.job.device.autocast():
-            logits = self.supernet(self.job.device.images(batch.images), mixture)
-        return cross_entropy(logits, self.job.device.labels(batch.labels))
+        super().__init__(job, supernet, Relaxation(config, job.config.seed))
 
     def search_step(self, batch_a: Batch, batch_b: Batch) -> None:
         """One step of weights on trainA, then, from the set epoch on, one step of alpha and beta on trainB (section 4.1)."""
@@ -214,196 +149,43 @@ class Search:
                 self.sums[1] += loss.detach()
         self.step += 1
 
-    def pairs(self) -> Iterator[tuple[Batch, Batch]]:
-        """The batches of trainA and trainB of this epoch that are not done yet."""
-        return zip(self.train_a.epoch(self.epoch, self.step), self.train_b.epoch(self.epoch, self.step), strict=False)
+    def decode(self, mixture: Mixture) -> AutoDeepLab:
+        """The architecture that a mixture stands for, at the width that is retrained."""
+        return decode(mixture, self.job.config.search, self.job.config.network)
 
-    @torch.no_grad()
-    def score(self, mixture: Mixture) -> float:
-        """mIoU in percent on the scored images of trainB, not augmented, with the statistics of each batch."""
-        total: Tensor | int = 0
-        classes = len(self.job.dataset.classes)
-        with batch_statistics(self.supernet.eval()):
-            for batch in self.scored.epoch(0):
-                with self.job.device.autocast():
-                    logits = self.supernet(self.job.device.images(batch.images), mixture)
-                total = total + confusion_matrix(logits.argmax(1), self.job.device.labels(batch.labels), classes)
-        assert isinstance(total, Tensor)
-        return scores(total.cpu()).mIoU
+    def one_hot(self, architecture: AutoDeepLab) -> Mixture:
+        """The mixture of one path and two operations a block."""
+        return one_hot(architecture, self.job.config.search.operations, self.job.device.device)
 
-    def require_numbers(self) -> None:
-        """Raise UserError when a loss of this epoch is no number."""
-        if not bool(self.sums.isfinite().all()):
-            advice = "lower search.learning_rate, set search.clip_norm=5, or use device.precision=32"
-            raise UserError(f"the search's loss is no number in epoch {self.epoch + 1}; {advice} (the last checkpoint is kept)")
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `load` goes on bit by bit."""
+    def figures(self, mixture: Mixture, architecture: AutoDeepLab) -> dict[str, Any]:
+        """How undecided alpha and beta are, and the share of skip-connections in the decoded cell."""
+        used = [name for block in architecture.cell for name in block.operations]
         return {
-            "supernet": self.supernet.state_dict(),
-            "relaxation": self.relaxation.state_dict(),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "architecture_optimizer": self.architecture_optimizer.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": self.sums,
-            "seconds": self.seconds,
-            "history": self.history,
+            "entropy_alpha": entropy(mixture.alpha),
+            "entropy_beta": entropy(mixture.beta),
+            "skip_share": used.count("skip_connect") / len(used),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.supernet.load_state_dict(state["supernet"])
-        self.relaxation.load_state_dict(state["relaxation"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
-        self.epoch, self.step, self.seconds, self.history = state["epoch"], state["step"], state["seconds"], state["history"]
-        self.sums.copy_(state["sums"])
+    def variables_in_words(self, mixture: Mixture) -> dict[str, Any]:
+        """alpha with its rows and columns, and beta."""
+        config: SearchConfig = self.job.config.search
+        return {
+            "alpha": mixture.alpha.tolist(),
+            "operations": list(config.operations),
+            "edges": [list(edge) for edge in edges(config.blocks)],
+            "beta": mixture.beta.tolist(),
+        }
 
 
 def search(job: Job) -> AutoDeepLab:
-    """Search, watch, decode: from the training set to an architecture. Continues from checkpoints/search.pt when it is there."""
-    run, config = job.run, job.config.search
-    this = Search(job)
-    saved = run.load_checkpoint("search")
-    if saved is not None:
-        this.load(saved)
-    clock = Clock(this)
-    done = this.epoch * this.steps + this.step
-    with stop_between_steps() as stop, StageProgress("search", config.epochs * this.steps, done) as progress:
-        while this.epoch < config.epochs:
-            for batch_a, batch_b in this.pairs():
-                this.search_step(batch_a, batch_b)
-                progress.step()
-                if stop.requested or clock.due():
-                    clock.save(run)
-                if stop.requested:
-                    raise Interrupted(f"the search is saved at epoch {this.epoch + 1}, step {this.step}")
-            record = watch(this)
-            this.history.append(record)
-            this.epoch, this.step = this.epoch + 1, 0
-            this.sums.zero_()
-            run.log("search", this.epoch, {key: value for key, value in record.items() if isinstance(value, (int, float))})
-            clock.count()
-            write_search(this, run)  # before the checkpoint: killed between the two, the epoch ends once more
-            clock.save(run)
-            progress.epoch(this.epoch, config.epochs, shown(record, best(this.history, config)))
-            if stop.requested:
-                raise Interrupted(f"the search is saved after epoch {this.epoch}")
-    return from_json(chosen(this)["architecture"])
-
-
-class Clock:
-    """Counts the seconds of a search over all its parts, and says when a long epoch should be saved in its midst."""
-
-    SAVE_EVERY = 600.0  # seconds
-
-    def __init__(self, this: Search) -> None:
-        self.this, self.before = this, this.seconds
-        self.started = self.saved = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the last save lies too far back."""
-        return time.monotonic() - self.saved > self.SAVE_EVERY
-
-    def count(self) -> None:
-        """Bring the seconds used so far up to date."""
-        self.this.seconds = self.before + time.monotonic() - self.started
-
-    def save(self, run: Run) -> None:
-        """Write the checkpoint; UserError instead when a loss is no number, so that the one before is kept."""
-        self.this.require_numbers()
-        self.count()
-        self.saved = time.monotonic()
-        run.save_checkpoint("search", self.this.state())
-
-
-def watch(this: Search) -> dict[str, Any]:
-    """The figures of the epoch that just ended; raises UserError when the loss is no number.
-
-    Low entropy: the search has decided. Many skip-connections, or a decoded path that scores far below the supernet: the
-    mixture hides what the decoded network lacks (what users of public implementations learned to look at).
-    """
-    config, job = this.config, this.job
-    this.require_numbers()
-    losses = (this.sums / max(1, this.steps)).tolist()
-    mixture = this.relaxation.mixture(detached=True)
-    architecture = decode(mixture, config, job.config.network)
-    used = [name for block in architecture.cell for name in block.operations]
-    costs = count(architecture, seen_size(job), len(job.dataset.classes))
-    return {
-        "epoch": this.epoch + 1,
-        "loss_weights": losses[0],
-        "loss_architecture": losses[1] if this.epoch >= config.architecture_from_epoch else None,
-        "entropy_alpha": entropy(mixture.alpha),
-        "entropy_beta": entropy(mixture.beta),
-        "skip_share": used.count("skip_connect") / len(used),
-        "score_supernet": this.score(mixture),
-        "score_one_hot": this.score(one_hot(architecture, config.operations, job.device.device)),
-        "parameters": costs.parameters,
-        "multiply_adds": costs.multiply_adds,
-        "architecture": to_json(architecture),
-        "id": identity(architecture),
-    }
-
-
-def shown(record: dict[str, Any], best_so_far: dict[str, Any]) -> dict[str, float | str]:
-    """The few figures of an epoch that fit on a line of a terminal: mIoU of the supernet, of what is decoded, and its best."""
-    scores = {"mIoU": record["score_supernet"], "decoded": record["score_one_hot"], "best": best_so_far["score_one_hot"]}
-    return {"loss": record["loss_weights"], **scores}
-
-
-def best(history: list[dict[str, Any]], config: SearchConfig) -> dict[str, Any]:
-    """The epoch whose decoded architecture scored best, among those that trained alpha and beta; the earliest of equals."""
-    decided = [record for record in history if record["epoch"] > config.architecture_from_epoch]
-    return max(decided or history, key=lambda record: record["score_one_hot"])
-
-
-def chosen(this: Search) -> dict[str, Any]:
-    """The epoch whose architecture the search returns (`select`)."""
-    return this.history[-1] if this.config.select == "last" else best(this.history, this.config)
-
-
-def write_search(this: Search, run: Run) -> None:
-    """search.json for whoever watches or reports, and the last and the best decoded architecture as files."""
-    mixture = this.relaxation.mixture(detached=True)
-    kept = {"last": this.history[-1], "best": best(this.history, this.config)}
-    for name, record in kept.items():
-        provenance = {"system": "auto-deeplab", "epoch": record["epoch"], "score_one_hot": record["score_one_hot"]}
-        content = {"architecture": record["architecture"], "id": record["id"], "provenance": provenance}
-        run.write_json(f"architecture_{name}.json", content)
-    run.write_json(
-        "search.json",
-        {
-            "system": "auto-deeplab",
-            "epochs": this.history,
-            "alpha": mixture.alpha.tolist(),
-            "operations": list(this.config.operations),
-            "edges": [list(edge) for edge in edges(this.config.blocks)],
-            "beta": mixture.beta.tolist(),
-            "best_epoch": kept["best"]["epoch"],
-            "last_epoch": kept["last"]["epoch"],
-            "select": this.config.select,
-            "seconds": this.seconds,
-        },
-    )
+    """From the training set to an architecture; goes on from checkpoints/search.pt when it is there."""
+    found: AutoDeepLab = supernet_search.search(Search(job))
+    return found
 
 
 def preflight(job: Job) -> Measurement:
-    """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
-    this, config = Search(job), job.config.search
-    this.epoch = config.architecture_from_epoch  # the dearer kind of step: weights and architecture
-    pairs = this.pairs()
-    batch, _ = next(pairs)
-    loading = seconds_of(lambda: next(pairs, None))
-    steps = config.epochs * this.steps
-    size = Size(config.crop, config.batch_size, config.filters, "search.crop", "search.batch_size", "search.filters")
-    measured = measure("search", lambda some: this.search_step(some, some), batch, steps, job.device.device, size, this.supernet)
-    both = 1 - config.architecture_from_epoch / config.epochs  # the other steps move weights alone: about half the time
-    measured = dataclasses.replace(measured, seconds=measured.seconds * (1 + both) / 2)
-    measured = measured.with_loading(loading, job.config.data.workers)
-    scoring = seconds_of(lambda: watch(this))
-    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring)
+    """What the search will cost, from two real steps on a search made for this alone."""
+    return supernet_search.preflight(Search(job))
 
 
 def typical(config: AutoDeepLabConfig) -> AutoDeepLab:
@@ -413,11 +195,6 @@ def typical(config: AutoDeepLabConfig) -> AutoDeepLab:
         search.layers, search.blocks, tuple(name for name in search.operations if name != "none"), config.network
     )
     return sample(space, numpy_generator(config.seed, "typical"))
-
-
-def seen_size(job: Job) -> tuple[int, int]:
-    """(height, width) at which the retrained network sees the first training image."""
-    return scaled_size(*job.dataset.size("train", 0), job.config.data.resize)
 
 
 def quick() -> AutoDeepLabConfig:

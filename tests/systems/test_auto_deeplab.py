@@ -25,9 +25,10 @@ from segnas.nets.auto_deeplab_supernet import Mixture
 from segnas.spaces.architecture import from_json, identity
 from segnas.spaces.auto_deeplab import OPERATIONS, AutoDeepLab, AutoDeepLabSpace, Block
 from segnas.spaces.choice import encode, from_indices
-from segnas.systems.auto_deeplab import SYSTEM, Relaxation, Search, SearchConfig, best, decode, preflight, search
+from segnas.systems.auto_deeplab import SYSTEM, Relaxation, Search, SearchConfig, decode, preflight, search
 from segnas.systems.base import all_systems
 from segnas.systems.settings import run_preset, run_presets
+from segnas.systems.supernet_search import best
 
 RECORD = {
     "epoch": int,
