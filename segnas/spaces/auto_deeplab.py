@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 
 from segnas.spaces.architecture import families
 from segnas.spaces.choice import Choose
+from segnas.spaces.width import register_widths
 
 LEVELS = 4  # output strides 4, 8, 16, 32
 OPERATIONS = (  # the order of the columns of alpha
@@ -117,6 +118,10 @@ class AutoDeepLab:
             for place, state in enumerate(block.inputs):
                 if not 0 <= state < number + 2:
                     raise ValueError(f"cell.{number}.inputs.{place} is {state}, but block {number} has states 0 to {number + 1}")
+
+
+GROWING = ("stem", "aspp_width", "low_level_width", "decoder_width")  # in proportion to the filters
+register_widths("auto-deeplab", "network.filters", {f"network.{name}": 4 for name in GROWING})
 
 
 @dataclass(frozen=True)
