@@ -27,6 +27,7 @@ from segnas.spaces.width import filters_of, smallest_filters, with_filters
 MeasureLatency = Callable[[Architecture], float]  # median milliseconds
 
 MOST = 16  # times the original width: beyond it a budget is no reason to grow further
+HOPELESS = 3  # times the limit: a latency above it is no accident of the measurement
 ADVICE_DIGITS = 2  # of a latency that would do: a second measurement of the same network may be a little longer
 
 
@@ -108,13 +109,14 @@ def fit(
 ) -> Fitted:
     """`architecture` at the largest width within every limit, at most 16 times its own; as it is when nothing is limited.
 
-    measure_latency_ms: needed for a limit on the latency only; called for widths within the other limits, once each, and never
-    for one more than twice as wide as a width that it found fast enough (or wider than the original, if there is none yet).
+    measure_latency_ms: needed for a limit on the latency only; called for widths within the other limits, and never for one more
+    than twice as wide as a width that it found fast enough (or wider than the original, if there is none yet). A latency above
+    the limit, but not hopelessly so, is measured a second time and the shorter one counts: a busy machine only ever adds.
 
     Raises UserError when even the smallest width exceeds a limit (with the smallest limit that would do), and for a family whose
     width cannot be changed.
     """
-    meter = _Meter(size, num_classes, measure_latency_ms)
+    meter = _Meter(size, num_classes, measure_latency_ms, budget.max_latency_ms)
     before, smallest = filters_of(architecture), smallest_filters(architecture)
     limits = budget.limits
     counted = {name: limit for name, limit in limits.items() if name != "max_latency_ms"}
@@ -145,9 +147,11 @@ def smallest_costs(
 
     The latency is measured where there is a function for it. At least one architecture.
     """
-    meter = _Meter(size, num_classes, measure_latency_ms)
-    scaled = [with_filters(architecture, smallest_filters(architecture)) for architecture in architectures]
-    found = [meter.costs(architecture, measure_latency_ms is not None) for architecture in scaled]
+    return _smallest_costs(architectures, _Meter(size, num_classes, measure_latency_ms), measure_latency_ms is not None)
+
+
+def _smallest_costs(architectures: Sequence[Architecture], meter: _Meter, timed: bool) -> Costs:
+    found = [meter.costs(with_filters(one, smallest_filters(one)), timed) for one in architectures]
     latencies = [costs.latency_ms for costs in found if costs.latency_ms is not None]
     return Costs(
         parameters=max(costs.parameters for costs in found),
@@ -170,10 +174,8 @@ def require_possible(
     limits = budget.limits
     if not limits:
         return
-    timed = "max_latency_ms" in limits
-    if timed and measure_latency_ms is None:
-        raise ValueError("a limit on the latency needs a function that measures it")
-    costs = smallest_costs(architectures, size, num_classes, measure_latency_ms if timed else None)
+    meter = _Meter(size, num_classes, measure_latency_ms, budget.max_latency_ms)
+    costs = _smallest_costs(architectures, meter, "max_latency_ms" in limits)
     if _exceeded(costs, limits):
         raise UserError(_refusal("the smallest width of a network that the search may find", costs, limits, size))
 
@@ -214,10 +216,17 @@ def largest_that(passes: Callable[[int], bool], smallest: int, start: int, large
 
 
 class _Meter:
-    """Costs for images of one size, each counted and measured once an architecture."""
+    """Costs for images of one size, each counted once an architecture; how it measures latencies is told in `fit`."""
 
-    def __init__(self, size: tuple[int, int], num_classes: int, measure_latency_ms: MeasureLatency | None = None) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        num_classes: int,
+        measure_latency_ms: MeasureLatency | None = None,
+        max_latency_ms: float | None = None,
+    ) -> None:
         self.size, self.num_classes, self.measure = size, num_classes, measure_latency_ms
+        self.max_latency_ms = math.inf if max_latency_ms is None else max_latency_ms
         self._counts: dict[Architecture, Counts] = {}
         self._latencies: dict[Architecture, float] = {}
 
@@ -230,7 +239,10 @@ class _Meter:
         if self.measure is None:
             raise ValueError("a limit on the latency needs a function that measures it")
         if architecture not in self._latencies:
-            self._latencies[architecture] = float(self.measure(architecture))
+            latency_ms = float(self.measure(architecture))
+            if self.max_latency_ms < latency_ms <= HOPELESS * self.max_latency_ms:
+                latency_ms = min(latency_ms, float(self.measure(architecture)))
+            self._latencies[architecture] = latency_ms
         return self._latencies[architecture]
 
     def costs(self, architecture: Architecture, timed: bool) -> Costs:

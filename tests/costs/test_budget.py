@@ -58,19 +58,23 @@ def brute_force(architecture: Any, passes: Callable[[int, Counts], bool]) -> int
 
 
 class Stopwatch:
-    """Latencies of a pretended device: a + b * multiply-adds, with noise that differs from width to width."""
+    """Latencies of a pretended device: a + b * multiply-adds, with noise; `busy` makes the first of each network take longer."""
 
-    def __init__(self, noise: float = 0.0, seed: int = 0) -> None:
-        self.noise, self.generator = noise, np.random.default_rng(seed)
-        self.measured: dict[Any, float] = {}
+    def __init__(self, noise: float = 0.0, seed: int = 0, busy: float = 1.0) -> None:
+        self.noise, self.busy, self.generator = noise, busy, np.random.default_rng(seed)
+        self.measured: dict[Any, list[float]] = {}
 
     def true_ms(self, architecture: Any) -> float:
         return 0.5 + 1e-6 * count(architecture, SIZE, CLASSES).multiply_adds
 
     def __call__(self, architecture: Any) -> float:
-        assert architecture not in self.measured, "measured twice"
-        self.measured[architecture] = self.true_ms(architecture) * (1 + self.noise * self.generator.uniform(-1, 1))
-        return self.measured[architecture]
+        factor = (1 if architecture in self.measured else self.busy) * (1 + self.noise * self.generator.uniform(-1, 1))
+        self.measured.setdefault(architecture, []).append(self.true_ms(architecture) * factor)
+        return self.measured[architecture][-1]
+
+    def at_most_twice(self, limit: float) -> bool:
+        """Whether a network was timed again only where the first time was above the limit, but below three times it."""
+        return all(len(times) == 1 + (limit < times[0] <= 3 * limit) for times in self.measured.values())
 
 
 @pytest.mark.parametrize("architecture", ALL)
@@ -105,7 +109,9 @@ def test_all_limits_hold_together(architecture: Any) -> None:
                 counts.parameters <= first.parameters and counts.multiply_adds <= min(second.multiply_adds, third.multiply_adds)
             ),
         )
-        assert fitted.latency_ms == watch.measured[fitted.architecture] <= latency
+        assert [fitted.latency_ms] == watch.measured[fitted.architecture]
+        assert fitted.latency_ms is not None
+        assert fitted.latency_ms <= latency
 
 
 def test_a_limit_that_is_met_exactly_is_met() -> None:
@@ -133,7 +139,8 @@ def test_a_noisy_latency_gives_a_width_that_was_measured_within_the_limit(seed: 
     budget = BudgetConfig(max_multiply_adds=counts_limit, max_latency_ms=limit)
     fitted = fit(architecture, budget, SIZE, CLASSES, watch)
     assert fitted.latency_ms is not None
-    assert fitted.latency_ms == watch.measured[fitted.architecture] <= limit
+    assert fitted.latency_ms == watch.measured[fitted.architecture][-1] <= limit
+    assert watch.at_most_twice(limit)
 
     def within(filters: int, counts: Counts, factor: float) -> bool:
         return counts.multiply_adds <= counts_limit and (0.5 + 1e-6 * counts.multiply_adds) * factor <= limit
@@ -143,6 +150,16 @@ def test_a_noisy_latency_gives_a_width_that_was_measured_within_the_limit(seed: 
     assert surely <= fitted.filters <= possibly
     assert len(watch.measured) <= 10
     assert all(count(one, SIZE, CLASSES).multiply_adds <= counts_limit for one in watch.measured)
+
+
+@pytest.mark.parametrize("limit", [0.7, 0.9, 1.3, 2.4])
+def test_a_busy_moment_does_not_cost_width(limit: float) -> None:
+    architecture = UNet(2, 2)
+    quiet = fit(architecture, BudgetConfig(max_latency_ms=limit), SIZE, CLASSES, Stopwatch())
+    watch = Stopwatch(busy=1.9)
+    assert fit(architecture, BudgetConfig(max_latency_ms=limit), SIZE, CLASSES, watch) == quiet
+    assert watch.at_most_twice(limit)
+    require_possible(BudgetConfig(max_latency_ms=limit), [architecture], SIZE, CLASSES, Stopwatch(busy=1.9))
 
 
 def test_no_network_far_beyond_the_limit_is_timed() -> None:
