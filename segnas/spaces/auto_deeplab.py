@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from segnas.spaces.architecture import families
 from segnas.spaces.cells import Block, require_earlier_states
 from segnas.spaces.choice import Choose
+from segnas.spaces.width import register_widths
 
 LEVELS = 4  # output strides 4, 8, 16, 32
 OPERATIONS = (  # the order of the columns of alpha
@@ -95,6 +96,10 @@ class AutoDeepLab:
                 raise ValueError(f"path.{place} is {following}, but level {level} is followed by one of {allowed}")
             level = following
         require_earlier_states(self.cell, "cell")
+
+
+GROWING = ("stem", "aspp_width", "low_level_width", "decoder_width")  # in proportion to the filters
+register_widths("auto-deeplab", "network.filters", {f"network.{name}": 4 for name in GROWING})
 
 
 @dataclass(frozen=True)

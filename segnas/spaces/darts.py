@@ -25,6 +25,7 @@ from segnas.errors import UserError, did_you_mean
 from segnas.spaces.architecture import Architecture, families
 from segnas.spaces.cells import Block, require_earlier_states
 from segnas.spaces.choice import Choose
+from segnas.spaces.width import register_widths
 
 Form = Literal["cifar", "imagenet", "segmentation"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -82,9 +83,7 @@ class DartsOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.channels < 2 or self.channels % 2:
-            raise ValueError(f"channels must be an even number of at least 2 (reductions split them in two), not {self.channels}")
-        least = {"layers": 1, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0}
+        least = {"channels": 2, "layers": 1, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
@@ -117,6 +116,14 @@ class Darts:
     def task(self) -> str:
         """What the form predicts."""
         return "segmentation" if self.network.form == "segmentation" else "classification"
+
+
+register_widths(
+    "darts",
+    "network.channels",
+    {"network.aspp_width": 4, "network.low_level_width": 2, "network.decoder_width": 4},
+    smallest=2,  # a factorized reduction has two branches
+)
 
 
 @dataclass(frozen=True)

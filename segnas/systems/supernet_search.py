@@ -288,11 +288,8 @@ def watch(this: SupernetSearch) -> dict[str, Any]:
 def shown(this: SupernetSearch, record: dict[str, Any]) -> dict[str, float | str]:
     """The few figures of an epoch that fit on a line of a terminal: the score of the supernet, of what is decoded, its best."""
     metric = "mIoU" if this.job.dataset.task == "segmentation" else "accuracy"
-    scored = {
-        metric: record["score_supernet"],
-        "decoded": record["score_one_hot"],
-        "best": best(this.history, this.config)["score_one_hot"],
-    }
+    reached = best(this.history, this.config)["score_one_hot"]
+    scored = {metric: record["score_supernet"], "decoded": record["score_one_hot"], "best": reached}
     return {"loss": record["loss_weights"], **scored}
 
 

@@ -26,7 +26,7 @@ from segnas.nets.build import build
 from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.run import Run
-from segnas.spaces.architecture import Architecture
+from segnas.spaces.architecture import Architecture, family_of
 from segnas.tasks.segmentation import cross_entropy
 from segnas.training.device import Device
 from segnas.training.evaluate import EvaluationConfig, score
@@ -129,6 +129,8 @@ class Retraining:
             self.config = config = replace(config, warmup_steps=self.steps // 10)
         with forked(seed, "retrain", "initialization"):
             network = build(architecture, len(dataset.classes))
+        if config.drop_path < 1 and not hasattr(network, "set_drop_path"):
+            raise UserError(f"networks of the family '{family_of(architecture)}' have no paths to drop; set retrain.drop_path=1")
         if weights is not None:
             console.print(start_from(network, len(dataset.classes), weights))
         set_batch_norm_momentum(network, config.batch_norm_momentum)

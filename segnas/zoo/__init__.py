@@ -21,6 +21,7 @@ from segnas import config
 from segnas.errors import UserError, did_you_mean
 from segnas.spaces import auto_deeplab  # noqa: F401  (files its family)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
+from segnas.spaces.hand_made import HAND_MADE
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ def find(name_or_path: str) -> Architecture:
 def with_options(architecture: Architecture, assignments: Sequence[str]) -> Architecture:
     """`architecture` with options of its network changed: `["filters=4", "stem=[16, 16, 32]"]`.
 
-    Raises UserError for an unknown option, a value that does not fit, and a family whose networks have no options.
+    These are the fields of `architecture.network`, and all fields of a network made by hand. Raises UserError for an unknown
+    option, a value that does not fit, and a family whose networks have no options.
     """
     if not assignments:
         return architecture
+    if isinstance(architecture, HAND_MADE):  # every field is an option
+        return config.override(architecture, assignments)
     if not hasattr(architecture, "network"):
         raise UserError(f"networks of the family '{family_of(architecture)}' have no options; leave out {assignments[0]}")
     return dataclasses.replace(architecture, network=config.override(architecture.network, assignments))

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from segnas.config import replace
 from segnas.data.base import IGNORE, Dataset, Sample
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Interrupted, UserError
 from segnas.runs.run import Run
 from segnas.spaces.auto_deeplab import AutoDeepLab
+from segnas.spaces.hand_made import UNet
 from segnas.training import retrain as module
 from segnas.training.device import Device, DeviceConfig, launch
 from segnas.training.model import TrainedModel
@@ -362,6 +364,20 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
     without.splits = {"train": drawn.splits["train"]}
     with pytest.raises(UserError, match="no split 'val'"):
         train(tmp_path, RetrainConfig(batch_size=2), dataset=without)
+
+
+def test_a_network_made_by_hand_is_trained_and_loaded_again(
+    drawn: Dataset, data: DataConfig, normalization: Normalization, device: Device, tmp_path: Path
+) -> None:
+    unet = UNet(filters=2, depth=2)
+    config = RetrainConfig(epochs=1, batch_size=2, validate_every=1)
+    model = retrain(unet, drawn, data, normalization, config, Run(tmp_path), device, 0)
+    again = TrainedModel.load(tmp_path)
+    assert again.architecture == unet
+    weights = model.network.state_dict()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in again.network.state_dict().items())
+    with pytest.raises(UserError, match=r"'unet' have no paths to drop; set retrain\.drop_path=1"):
+        retrain(unet, drawn, data, normalization, replace(config, drop_path=0.8), Run(tmp_path / "other"), device, 0)
 
 
 def test_the_moving_average_is_what_is_saved_and_validated(train: Train, tmp_path: Path) -> None:
