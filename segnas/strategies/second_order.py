@@ -28,7 +28,7 @@ def unrolled_gradients(
     variables: Sequence[Tensor],
     optimizer: torch.optim.SGD,
     average: Average | None = None,
-) -> tuple[list[Tensor], float]:
+) -> tuple[list[Tensor], Tensor]:
     """The gradient of the validation loss after one unrolled step, for each architecture variable; and that loss.
 
     train_loss, validation_loss: weights by name -> loss, as torch.func.functional_call takes them; every name that is missing
@@ -47,7 +47,7 @@ def unrolled_gradients(
     direct, direction = both[: len(variables)], both[len(variables) :]
     rate = optimizer.param_groups[0]["lr"]
     product = hessian_vector_product(train_loss, weights, direction, variables, average)
-    return [first - rate * second for first, second in zip(direct, product, strict=True)], float(loss.detach())
+    return [first - rate * second for first, second in zip(direct, product, strict=True)], loss.detach()
 
 
 def hessian_vector_product(

@@ -1,0 +1,281 @@
+"""DARTS: differentiable architecture search (Liu, Simonyan, Yang, ICLR 2019, arXiv 1806.09055), with PC-DARTS as an option.
+
+The idea: put every candidate operation on every edge of a cell, weighted by a softmax over alpha, and train the weights w of this
+supernet on one half of the training set and alpha on the other, by gradients, in turn. At the end keep, for each block, the two
+strongest edges with their strongest operations. One normal and one reduction cell are searched; a network stacks copies.
+
+    H_i   = sum_{j<i} sum_O softmax(alpha_{j->i})_O * O(H_j)                                                          (eq. 2)
+    alpha <- Adam(grad_alpha L_trainB(w - xi grad_w L_trainA(w, alpha), alpha))     second order; first order: xi = 0  (eq. 5-8)
+    w     <- SGD(grad_w L_trainA(w, alpha))                                         after the step of alpha            (alg. 1)
+
+PC-DARTS (Xu et al., ICLR 2020, arXiv 1907.05737): `partial_channels=4 edge_weights=true` mixes a quarter of the channels, and weighs
+each edge by beta, a softmax over the edges into its block; decoding multiplies the two.
+
+| paper                                               | here                                                                |
+|-----------------------------------------------------|---------------------------------------------------------------------|
+| first half of the training images for w, rest: alpha| two halves drawn with the seed                                      |
+| a new random batch of trainB at each step           | the same distribution, each image of trainB once an epoch           |
+| all 50,000 images of CIFAR-10 are searched on       | the training split, from which a validation split may be set apart  |
+| an incomplete last batch is used                    | dropped                                                             |
+| classification of small images                      | the same, and a segmentation form of network (nets/darts.py)        |
+| drop path grows epoch by epoch                      | step by step, to the same probability                               |
+| ImageNet: random resized crops, colour jitter       | the views of data.* (scale, crop, flip, colours)                    |
+
+Early stop by curvature (Zela et al., ICLR 2020): `stop_by_curvature=true`; off by default.
+
+Read on: nets/darts_supernet.py, nets/operations.py (the mixture), strategies/second_order.py, strategies/bilevel.py; the loop of
+epochs and the records are those of every such search: supernet_search.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from segnas.config import configuration
+from segnas.data.loading import Batch
+from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
+from segnas.nets.statistics import batch_statistics
+from segnas.randomness import forked, numpy_generator
+from segnas.spaces.cells import edges, states_of
+from segnas.spaces.choice import sample
+from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsOptions, DartsSpace, cell_of
+from segnas.strategies.bilevel import architecture_step, entropy, move, weight_step
+from segnas.strategies.curvature import eigenvalues, epoch_to_return_to
+from segnas.strategies.decoding import strongest_edges
+from segnas.strategies.second_order import unrolled_gradients
+from segnas.systems import supernet_search
+from segnas.systems.base import Job, System, systems
+from segnas.systems.settings import RunConfig, run_preset
+from segnas.systems.supernet_search import SupernetConfig, SupernetSearch, require_operations
+from segnas.tasks.segmentation import cross_entropy
+from segnas.training.optimization import cosine, set_learning_rate
+from segnas.training.preflight import Measurement
+
+BETAS = (0.5, 0.999)  # of Adam, which moves alpha
+
+
+@configuration
+class SearchConfig(SupernetConfig):
+    """The supernet and its training. Defaults are the paper's on CIFAR-10 (section 3.1 and appendix A.1).
+
+    channels, layers: of the supernet, not of the network that is retrained; head_width: its head in the segmentation form.
+    order: of the gradient of alpha; "second" takes 2.2 times as long. partial_channels: K of PC-DARTS, 1 for DARTS.
+    edge_weights: beta of PC-DARTS. stop_by_curvature: look at the dominant eigenvalue of the Hessian in alpha every
+    `curvature_every` epochs, and stop when it has grown by too much.
+    """
+
+    channels: Annotated[int, Field(ge=2)] = 16
+    layers: PositiveInt = 8
+    blocks: PositiveInt = BLOCKS
+    operations: tuple[str, ...] = OPERATIONS
+    head_width: PositiveInt = 64
+    order: Literal["first", "second"] = "first"
+    partial_channels: PositiveInt = 1
+    edge_weights: bool = False
+    stop_by_curvature: bool = False
+    curvature_every: PositiveInt = 2
+    batch_size: PositiveInt = 64
+    crop: tuple[PositiveInt, PositiveInt] = (32, 32)
+    clip_norm: Annotated[float, Field(ge=0)] = 5.0
+    architecture_learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+
+    def __post_init__(self) -> None:
+        SupernetConfig.__post_init__(self)
+        require_operations(self.operations, OPERATIONS)
+        if self.channels % self.partial_channels:
+            raise ValueError(f"partial_channels must divide channels={self.channels}")
+        if self.channels // self.partial_channels < 2:
+            raise ValueError("partial_channels leaves fewer than 2 channels to mix, and a reduction splits them in two")
+
+
+@configuration
+class DartsConfig(RunConfig):
+    """search: the supernet; network: form, channels and layers of the network that is retrained; the rest as for every run."""
+
+    search: SearchConfig = SearchConfig()
+    network: DartsOptions = DartsOptions()
+
+
+class Relaxation(nn.Module):
+    """The logits of alpha (edges, operations) of both cells, those of beta (edges,) in PC-DARTS, and their mixture."""
+
+    def __init__(self, config: SearchConfig, seed: int) -> None:
+        super().__init__()
+        count = len(edges(config.blocks))
+        self.sizes = [len(states) for states in states_of(config.blocks)]
+        with forked(seed, "search", "relaxation"):
+            self.normal = nn.Parameter(1e-3 * torch.randn(count, len(config.operations)))
+            self.reduction = nn.Parameter(1e-3 * torch.randn(count, len(config.operations)))
+            if config.edge_weights:
+                self.normal_edges = nn.Parameter(1e-3 * torch.randn(count))
+                self.reduction_edges = nn.Parameter(1e-3 * torch.randn(count))
+        self.weighs_edges = config.edge_weights
+
+    def mixture(self, detached: bool = False) -> Mixture:
+        """Softmax over the operations of an edge, and over the edges into a block."""
+        weights = [self.normal.softmax(dim=-1), self.reduction.softmax(dim=-1)]
+        if self.weighs_edges:
+            weights += [self._over_blocks(self.normal_edges), self._over_blocks(self.reduction_edges)]
+        return Mixture(*(weight.detach() if detached else weight for weight in weights))
+
+    def _over_blocks(self, logits: Tensor) -> Tensor:
+        return torch.cat([part.softmax(dim=0) for part in logits.split(self.sizes)])
+
+
+def decode(mixture: Mixture, config: SearchConfig, network: DartsOptions) -> Darts:
+    """The two strongest edges of each block with their strongest operations, strongest first; never `none` (section 2.4)."""
+    cells = []
+    for alpha, beta in ((mixture.normal, mixture.normal_edges), (mixture.reduction, mixture.reduction_edges)):
+        weights = alpha if beta is None else beta[:, None] * alpha
+        pairs = strongest_edges(weights.detach().cpu().numpy(), states_of(config.blocks), config.operations)
+        cells.append(cell_of(pairs))
+    return Darts(cells[0], cells[1], network)
+
+
+class Search(SupernetSearch):
+    """The search: a stack of mixed cells, a step of alpha and then one of the weights for each pair of batches."""
+
+    system = "darts"
+    width_key = "search.channels"
+
+    def __init__(self, job: Job) -> None:
+        config: SearchConfig = job.config.search
+        self.weights_share = 0.5 if config.order == "first" else 0.2
+        with forked(job.config.seed, "search", "initialization"):
+            supernet = DartsSupernet(
+                len(job.dataset.classes),
+                supernet_options(config, job.config.network),
+                config.blocks,
+                config.operations,
+                config.partial_channels,
+            )
+        super().__init__(job, supernet, Relaxation(config, job.config.seed), BETAS)
+
+    def search_step(self, batch_a: Batch, batch_b: Batch) -> None:
+        """From the set epoch on a step of alpha on trainB, then one of the weights on trainA (algorithm 1)."""
+        config: SearchConfig = self.job.config.search
+        self.supernet.train()
+        rate = cosine(self.epoch, config.epochs, config.learning_rate, config.final_learning_rate)  # constant in an epoch
+        set_learning_rate(self.weight_optimizer, rate)
+        with forked(self.job.config.seed, "search", self.epoch, self.step):
+            if self.epoch >= config.architecture_from_epoch:
+                self.sums[1] += self.architecture_step(batch_a, batch_b)
+            loss = self.loss(batch_a, self.relaxation.mixture(detached=True))
+            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm)
+            self.sums[0] += loss.detach()
+        self.step += 1
+
+    def architecture_step(self, batch_a: Batch, batch_b: Batch) -> Tensor:
+        """Move alpha (and beta) by the gradient of the chosen order; the loss on trainB."""
+        if self.job.config.search.order == "first":
+            loss = self.loss(batch_b, self.relaxation.mixture())
+            architecture_step(loss, self.variables, self.architecture_optimizer)
+            return loss.detach()
+        gradients, loss = unrolled_gradients(
+            self.supernet,
+            lambda weights: self.loss_with(weights, batch_a),
+            lambda weights: self.loss_with(weights, batch_b),
+            self.variables,
+            self.weight_optimizer,
+        )
+        move(self.variables, gradients, self.architecture_optimizer)
+        return loss
+
+    def loss_with(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Cross-entropy of the supernet with these weights in the place of its own."""
+        with self.job.device.autocast():
+            inputs = (self.job.device.images(batch.images), self.relaxation.mixture())
+            logits = functional_call(self.supernet, dict(weights), inputs)
+        return cross_entropy(logits, self.job.device.labels(batch.labels))
+
+    def decode(self, mixture: Mixture) -> Darts:
+        """The architecture that a mixture stands for, in the form that is retrained."""
+        return decode(mixture, self.job.config.search, self.job.config.network)
+
+    def one_hot(self, architecture: Darts) -> Mixture:
+        """The mixture of two operations a block; with edge weights each edge counts by its share of the block's two."""
+        mixture = one_hot(architecture, self.job.config.search.operations, self.job.device.device)
+        if not self.job.config.search.edge_weights:
+            return mixture
+        return dataclasses.replace(mixture, normal=mixture.normal / 2, reduction=mixture.reduction / 2)
+
+    def figures(self, mixture: Mixture, architecture: Darts) -> dict[str, Any]:
+        """How undecided alpha is, the share of skip-connections in the decoded normal cell, and the curvature when it is due."""
+        config: SearchConfig = self.job.config.search
+        used = [name for block in architecture.normal.blocks for name in block.operations]
+        found = {
+            "entropy_alpha": entropy(torch.cat([mixture.normal, mixture.reduction])),
+            "skip_share": used.count("skip_connect") / len(used),
+        }
+        if config.stop_by_curvature and self.epoch % config.curvature_every == 0:
+            found["eigenvalue"] = self.curvature()
+        return found
+
+    def curvature(self) -> float:
+        """The dominant eigenvalue of the Hessian in alpha on a batch of trainB, weight decay included, in float32."""
+        batch = next(self.train_b.epoch(self.epoch))
+        device = self.job.device
+        with batch_statistics(self.supernet), torch.enable_grad():
+            logits = self.supernet(device.images(batch.images), self.relaxation.mixture())
+            loss = cross_entropy(logits, device.labels(batch.labels))
+            return float(eigenvalues(loss, self.variables)[-1]) + self.config.architecture_weight_decay
+
+    def returns_to(self) -> int | None:
+        """The epoch from before the curvature grew, when it has."""
+        seen = [(record["epoch"] - 1, record["eigenvalue"]) for record in self.history if "eigenvalue" in record]
+        if not seen:
+            return None
+        epoch = epoch_to_return_to([epoch for epoch, _ in seen], [value for _, value in seen])
+        return None if epoch is None else epoch + 1
+
+    def variables_in_words(self, mixture: Mixture) -> dict[str, Any]:
+        """alpha of both cells with its rows and columns, and beta where there is one."""
+        config: SearchConfig = self.job.config.search
+        named = {
+            "alpha": mixture.normal,
+            "alpha_reduction": mixture.reduction,
+            "edge_weights": mixture.normal_edges,
+            "edge_weights_reduction": mixture.reduction_edges,
+        }
+        return {
+            **{name: weights.tolist() for name, weights in named.items() if weights is not None},
+            "operations": list(config.operations),
+            "edges": [list(edge) for edge in edges(config.blocks)],
+        }
+
+
+def supernet_options(config: SearchConfig, network: DartsOptions) -> DartsOptions:
+    """The form that is retrained, at the supernet's own widths; with a decoder if that one has it."""
+    return dataclasses.replace(
+        network,
+        channels=config.channels,
+        layers=config.layers,
+        aspp_width=config.head_width,
+        decoder_width=config.head_width,
+        low_level_width=min(network.low_level_width, max(1, config.head_width // 4)),
+        dropout=0.0,
+    )
+
+
+def search(job: Job) -> Darts:
+    """From the training set to an architecture; goes on from checkpoints/search.pt when it is there."""
+    found: Darts = supernet_search.search(Search(job))
+    return found
+
+
+def preflight(job: Job) -> Measurement:
+    """What the search will cost, from two real steps on a search made for this alone."""
+    return supernet_search.preflight(Search(job))
+
+
+def typical(config: DartsConfig) -> Darts:
+    """A random architecture of the space that is searched: about what the search will find, in size and time."""
+    chosen = tuple(name for name in config.search.operations if name != "none")
+    return sample(DartsSpace(config.search.blocks, chosen, config.network), numpy_generator(config.seed, "typical"))
