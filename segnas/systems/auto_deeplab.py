@@ -51,7 +51,7 @@ from segnas.strategies.bilevel import architecture_step, entropy, weight_step
 from segnas.strategies.decoding import strongest_edges, viterbi
 from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
-from segnas.tasks.segmentation import confusion_matrix, cross_entropy, scores
+from segnas.tasks.base import confusion_matrix, cross_entropy, scores
 from segnas.training.optimization import cosine, set_learning_rate
 from segnas.training.preflight import Measurement, Size, measure, seconds_of
 
