@@ -35,6 +35,7 @@ from segnas.runs.progress import console
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
 from segnas.systems.base import load_system
+from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
 from segnas.training.evaluate import Evaluation, file_name
 from segnas.training.evaluate import evaluate as evaluate_model
@@ -114,8 +115,8 @@ def run(
         for split in dict.fromkeys([main.split, *(["test"] if "test" in place.dataset.splits else [])]):
             config = replace(main, split=split)
             if not place.run.has(file_name(config, main)):
-                found = _evaluate(place, config).scores
-                console.print(f"{split}: mIoU {found.mIoU:.2f}  mAcc {found.mAcc:.2f}  aAcc {found.aAcc:.2f}")
+                found = _evaluate(place, config).figures
+                console.print(f"{split}: {'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
         if not place.run.has("latency.json"):
             _latency(place)
         if export and not place.run.has("model.onnx"):
@@ -133,14 +134,20 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None =
 
 def predict(
     path: str | Path, images: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any
-) -> list[Prediction]:
-    """Segment image files, or folders with all below them, with a run or model file; training/predict.py lists the options.
+) -> list[Prediction] | list[Classification]:
+    """Segment or classify image files, or folders with all below them, with a run or model file.
 
+    options: those of `predict` in training/predict.py, or of `classify` in training/classify.py, by the model's task.
     Writes into `out`; by default into the folder `predictions` of the run, or beside the model file.
     """
     model = TrainedModel.load(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return predict_images(model, images, Path(out) if out else folder / "predictions", launch(DeviceConfig()), **options)
+    out = Path(out) if out else folder / "predictions"
+    if model.task.dense:
+        return predict_images(model, images, out, launch(DeviceConfig()), **options)
+    tiled = {"--tile": options.pop("tile", None), "overlap": options.pop("overlap", None)}
+    _refuse(tiled, f"{path} says one class of a whole image")
+    return classify(model, images, out, launch(DeviceConfig()), **options)
 
 
 def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str | None = None) -> Parity:
@@ -338,13 +345,14 @@ def _latency(place: Workplace) -> None:
 
 def _export(place: Workplace, size: tuple[int, int] | None) -> Parity:
     size = size or place.seen_size()
-    if min(size) < SMALLEST:
+    model = TrainedModel.load(place.run.path)
+    if model.task.dense and min(size) < SMALLEST:
         raise UserError(f"the export size {size[0]}x{size[1]} is too small for a network of stride 32; use {SMALLEST} or more")
     split = place.config.evaluation.split
     indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
     samples = (place.dataset.read(split, index) for index in indices)
     with timed(place.run, "export"):
-        parity = export_model(TrainedModel.load(place.run.path), size, place.run.path / "model.onnx", samples)
+        parity = export_model(model, size, place.run.path / "model.onnx", samples)
     console.print(
         f"model.onnx: largest logit difference to torch {parity.largest_logit_difference:.2g} on {parity.images} images"
     )

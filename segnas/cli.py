@@ -19,7 +19,7 @@ from segnas.errors import Interrupted, UserError
 from segnas.printing import in_units, print_figures, print_json, print_table
 from segnas.runs.run import FULL_DISK
 
-HELP = """Search, train, measure and export segmentation networks for your own images.
+HELP = """Search, train, measure and export segmentation and classification networks for your own images.
 
 Figures go to standard output (as JSON with --json), progress and errors to standard error. A mistake in what was asked for is
 one line and exit status 2; Ctrl-C saves a run, says how to go on, and exits with 130."""
@@ -148,9 +148,10 @@ def evaluate(run_directory: RunDirectory, overrides: Protocol = None, data: Move
     if as_json:
         print_json(found.to_json())
         return
-    ious = ["absent" if iou is None else f"{iou:.2f}" for iou in found.scores.iou]
-    print_table(("class", "IoU %"), list(zip(found.model.classes.names, ious, strict=True)))
-    print(f"mIoU {found.scores.mIoU:.2f}  mAcc {found.scores.mAcc:.2f}  aAcc {found.scores.aAcc:.2f}")
+    figure, values = ("IoU %", found.scores.iou) if found.model.task.dense else ("accuracy %", found.scores.accuracy)
+    shown = ["absent" if value is None else f"{value:.2f}" for value in values]
+    print_table(("class", figure), list(zip(found.model.classes.names, shown, strict=True)))
+    print("  ".join(f"{name} {value:.2f}" for name, value in found.figures.items()))
     print(found.protocol.text)
 
 
@@ -165,16 +166,22 @@ def predict(
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored image")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Segment images with a trained model. Writes index masks, coloured masks and overlays as PNG files."""
+    """Segment or classify images with a trained model. Writes index masks, coloured masks and overlays as PNG files.
+
+    A model for classification prints the likeliest class of each image and writes predictions.csv, with the five likeliest.
+    """
     from segnas import api
+    from segnas.training.predict import Prediction
 
     predictions = api.predict(source, images, out, tile=parse_size(tile) if tile else None, flip=flip)
     if as_json:
         print_json([prediction.to_json() for prediction in predictions])
         return
     for prediction in predictions:
-        for path in prediction.files:
-            print(path)
+        if isinstance(prediction, Prediction):
+            print(*prediction.files, sep="\n")
+        else:
+            print(f"{prediction.image}  {prediction.name}  {100 * prediction.probability:.1f} %")
 
 
 @app.command(epilog=examples("export runs/first", "export runs/first --size 512x1024"))
@@ -309,9 +316,13 @@ def systems(as_json: AsJson = False) -> None:
 
     found = all_systems()
     if as_json:
-        print_json([{"name": one.name, "paper": one.paper, "state": one.state, "presets": list(one.presets)} for one in found])
+        rows = [{"name": one.name, "paper": one.paper, "state": one.state, "presets": list(one.presets)} for one in found]
+        print_json([{**row, "tasks": presets_by_task(one)} for row, one in zip(rows, found, strict=True)])
         return
-    texts = [(one.name, f"{one.paper}\n{one.state}\npresets: {', '.join(one.presets)}") for one in found]
+    texts = []
+    for one in found:
+        lines = [f"{task} presets: {', '.join(names)}" for task, names in presets_by_task(one).items()]
+        texts.append((one.name, "\n".join([one.paper, one.state, *lines])))
     print_table(("", ""), texts, text_columns=2)
 
 
@@ -346,6 +357,11 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UserError(f"'{text}' is no size; write height x width, for example 360x480")
     return int(height), int(width)
+
+
+def presets_by_task(system: Any) -> dict[str, list[str]]:
+    """The names of a system's presets for each task that it searches networks for."""
+    return {task: list(system.presets_for(task)) for task in system.tasks}
 
 
 def required_out(out: Path | None) -> Path:
@@ -385,7 +401,8 @@ def summary(run_directory: Path) -> dict[str, Any]:
         figures["architecture"] = found.read_json("architecture.json")["id"]
     for path in sorted(run_directory.glob("evaluation*.json")):
         evaluation = found.read_json(path.name)
-        figures[f"mIoU_{evaluation['split']}"] = evaluation["mIoU"]
+        metric = evaluation.get("metric", "mIoU")  # older files have no other
+        figures[f"{metric}_{evaluation['split']}"] = evaluation[metric]
     if found.has("cost.json"):
         cost = found.read_json("cost.json")
         figures |= {"parameters": cost["parameters"], "multiply_adds": cost["multiply_adds"]}

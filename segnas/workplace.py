@@ -19,7 +19,7 @@ from typing import Any
 import segnas
 from segnas.config import flat, from_dict, override, replace, to_dict
 from segnas.costs.memory import available_memory
-from segnas.data import describe, open_dataset
+from segnas.data import describe, open_dataset, task_of_data
 from segnas.data.base import Dataset
 from segnas.data.check import require
 from segnas.data.loading import Batch
@@ -33,7 +33,7 @@ from segnas.spaces.architecture import Architecture
 from segnas.systems.base import Job, load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.training.device import Device, launch
-from segnas.training.model import TrainedModel
+from segnas.training.model import TrainedModel, require_task
 from segnas.training.preflight import Measurement, Size, measure, require_disk, require_packages, seconds_of
 from segnas.training.retrain import Retraining
 
@@ -86,9 +86,17 @@ class Workplace:
 
 
 def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
-    """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
-    config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
+    """The resolved configuration of a command.
+
+    UserError for an unknown system, preset or key, a value that does not fit, or a system that is not for the data's task.
+    """
+    config = preset_config(system, preset_name, task_of_data(data))
     return Plan(_system(system), preset_name, _dataset(data), absolute_weights(override(config, overrides)))
+
+
+def preset_config(system: str | None, preset_name: str, task: str) -> Any:
+    """The configuration of a system's preset, or of one without a search, for a task; UserError as `plan` says."""
+    return run_preset(preset_name, task) if system is None else preset(load_system(system), preset_name, task)
 
 
 def absolute_weights(config: Any) -> Any:
@@ -134,6 +142,8 @@ def opened(
     if "export" in todo:
         require_packages(missing_packages())
     dataset = open_dataset(asked.dataset, seed=asked.config.seed)
+    if architecture is not None:
+        require_task(architecture, dataset)
     require_split(dataset, asked.config.evaluation.split)
     if {"search", "retrain"} & set(todo):
         require(dataset)
@@ -239,7 +249,7 @@ def require_same_data(stored: Mapping[str, Any], dataset: Dataset, out: Path) ->
 
 def command(asked: Plan, out: Path) -> str:
     """The command that repeats the run from the beginning: its preset, and every setting that differs from it."""
-    base = run_preset(asked.preset) if asked.system is None else preset(load_system(asked.system), asked.preset)
+    base = preset_config(asked.system, asked.preset, task_of_data(asked.dataset))
     usual, here = flat(to_dict(base)), flat(to_dict(asked.config))
     changed = [f"{key}={as_override(value)}" for key, value in here.items() if usual.get(key) != value]
     verb = ["run", asked.system] if asked.system is not None else ["retrain", str(out / "architecture.json")]

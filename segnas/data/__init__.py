@@ -21,6 +21,11 @@ def open_dataset(data: str | Path, seed: int = 0) -> Dataset:
     return Folder(Path(data).expanduser(), seed)
 
 
+def task_of_data(data: str) -> str:
+    """What the labels of the data set named by `data` are, before it is opened: "segmentation" or "classification"."""
+    return "segmentation"
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Plain values to write down with a run: name, classes, the names in each split, and what a folder reader decided."""
     classes = dataset.classes
@@ -31,6 +36,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     ]
     return {
         "name": dataset.name,
+        "task": dataset.task,
         **(dataset.description() if isinstance(dataset, Folder) else {}),
         "classes": listed,
         "ignored_source_id": classes.ignore_source_id,

@@ -175,7 +175,7 @@ def _look(dataset: Dataset, split: str, index: int) -> _Seen:
         sample = dataset.read(split, index)
     except UserError as error:
         return _Seen(split, name, error=error)
-    height, width = sample.label.shape
+    height, width = sample.image.shape[:2]
     digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
     return _Seen(split, name, (height, width), digest, class_pixels([sample.label], len(dataset.classes)))
 

@@ -23,7 +23,7 @@ from segnas.randomness import numpy_generator
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 (N, 3, h, w), normalised; labels: int64 (N, h, w), train ids or IGNORE."""
+    """images: float32 (N, 3, h, w), normalised; labels: int64, train ids or IGNORE, (N, h, w), or (N,) for one class an image."""
 
     images: Tensor
     labels: Tensor
@@ -125,7 +125,7 @@ class _Views:
 
     def view(self, epoch: int, index: int) -> tuple[Tensor, Tensor, str]:
         sample = self.dataset.read(self.split, index)
-        height, width = sample.label.shape
+        height, width = sample.image.shape[:2]
         view = draw_view(height, width, self.config, numpy_generator(self.seed, "view", epoch, index))
         return *apply_view(sample, view, self.config.crop, self.normalization), sample.name
 

@@ -2,8 +2,8 @@
 
 A random view is drawn first, as explicit numbers (`draw_view`), and then applied to image and label together
 (`apply_view`); only the region that ends up in the crop is resampled. The image is resampled bilinearly (with antialiasing
-when it shrinks), the label by its nearest pixel. Where the crop reaches over the image, the image is 0 after
-normalisation (the mean colour) and the label IGNORE.
+when it shrinks), the label by its nearest pixel. Where the crop reaches over the image and its padding, the image is 0 after
+normalisation (the mean colour) and the label IGNORE. A label that is one class for the whole image stays what it is.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class DataConfig:
     (0.5: half resolution, as in the search of Auto-DeepLab); evaluation resizes the image alone and compares at the full
     size of the label. scale: range of the random factor on top of it, uniform. flip: probability of a mirrored view.
     brightness, contrast, saturation: the factor is uniform in 1 - x .. 1 + x; hue: a shift of up to x turns (0.5 at most).
+    padding: pixels of black around the scaled image, from which the crop is then taken (He et al., 2016, section 4.2: 4 on
+    CIFAR-10). cutout: side of a square whose centre is uniform over the crop, clipped at its border, and which is 0 after
+    normalisation (DeVries and Taylor, 2017); rows y - side // 2 up to, without, y + side // 2, and 0 for none. Labels under
+    padding are IGNORE, those under the square stay.
     workers: processes that read and transform (0: none beside the training process); they change no pixel.
     cache: "memory" keeps decoded training samples, "auto" does so when they fit in a quarter of the free memory.
     """
@@ -50,8 +54,14 @@ class DataConfig:
     contrast: Strength = 0.0
     saturation: Strength = 0.0
     hue: Annotated[float, pydantic.Field(ge=0, le=0.5)] = 0.0
+    padding: pydantic.NonNegativeInt = 0
+    cutout: pydantic.NonNegativeInt = 0
     workers: pydantic.NonNegativeInt = 0
     cache: Literal["auto", "memory", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.padding >= min(self.crop):
+            raise ValueError(f"padding must be below each side of crop={list(self.crop)}, or crops could miss the image")
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,9 @@ class View:
     """The numbers of one random view.
 
     size: (height, width) to which the whole image is scaled; top, left: where the crop begins in the scaled image
-    (negative: that many pixels of padding before it); the colour factors are 1 and the hue shift (in turns) 0 for no change.
+    (negative: it begins that many pixels before it); the colour factors are 1 and the hue shift (in turns) 0 for no change.
+    padding: pixels around the scaled image that are black; cutout: (row, column, side) of the square's centre in the crop as
+    the network sees it (mirrored where `flip` says so).
     """
 
     size: tuple[int, int]
@@ -87,38 +99,61 @@ class View:
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
+    padding: int = 0
+    cutout: tuple[int, int, int] | None = None
 
 
 def draw_view(height: int, width: int, config: DataConfig, generator: np.random.Generator) -> View:
-    """A random view of an image of that size. Every call takes the same numbers from the generator, used or not."""
+    """A random view of an image of that size.
+
+    Every call takes the same numbers from the generator, used or not; cutout takes two more after them.
+    """
     scale, vertical, horizontal, flip, *colors = generator.random(8)
     factor = config.resize * (config.scale[0] + scale * (config.scale[1] - config.scale[0]))
     size = scaled_size(height, width, factor)
     shift = [2 * float(color) - 1 for color in colors]
+    cutout = None
+    if config.cutout:
+        row, column = (int(generator.integers(side)) for side in config.crop)
+        cutout = (row, column, config.cutout)
     return View(
         size=size,
-        top=_offset(size[0], config.crop[0], float(vertical)),
-        left=_offset(size[1], config.crop[1], float(horizontal)),
+        top=_offset(size[0] + 2 * config.padding, config.crop[0], float(vertical)) - config.padding,
+        left=_offset(size[1] + 2 * config.padding, config.crop[1], float(horizontal)) - config.padding,
         flip=bool(flip < config.flip),
         brightness=1 + config.brightness * shift[0],
         contrast=1 + config.contrast * shift[1],
         saturation=1 + config.saturation * shift[2],
         hue=config.hue * shift[3],
+        padding=config.padding,
+        cutout=cutout,
     )
 
 
 def apply_view(sample: Sample, view: View, crop: tuple[int, int], normalization: Normalization) -> tuple[Tensor, Tensor]:
-    """The view of image and label: float32 (3, *crop), normalised, and int64 (*crop) with IGNORE where it is padded."""
+    """The view of image and label: float32 (3, *crop), normalised, and int64 (*crop) with IGNORE where it is padded.
+
+    The label of a whole image, of shape (), is returned as int64 of that shape.
+    """
     image = torch.zeros(3, *crop)
-    label = torch.full(crop, IGNORE, dtype=torch.int64)
+    if view.padding:
+        image[:, *_inside(view, crop, view.padding)] = normalization(np.zeros((1, 1, 3), dtype=np.uint8))
     rows, columns = _covered(view.top, crop[0], view.size[0]), _covered(view.left, crop[1], view.size[1])
+    target = _inside(view, crop)
     pixels = _resample(sample.image, view.size, rows, columns)
     pixels = jitter_color(pixels, view.brightness, view.contrast, view.saturation, view.hue)
-    target = (slice(rows.start - view.top, rows.stop - view.top), slice(columns.start - view.left, columns.stop - view.left))
     image[:, *target] = normalization(pixels)
-    label[target] = torch.from_numpy(nearest(sample.label, view.size, rows, columns).astype(np.int64))
+    if sample.label.ndim:
+        label = torch.full(crop, IGNORE, dtype=torch.int64)
+        label[target] = torch.from_numpy(nearest(sample.label, view.size, rows, columns).astype(np.int64))
+    else:
+        label = torch.tensor(int(sample.label))
     if view.flip:
-        image, label = image.flip(-1), label.flip(-1)
+        image, label = image.flip(-1), label.flip(-1) if label.ndim else label
+    if view.cutout is not None:
+        row, column, side = view.cutout
+        top, left = max(0, row - side // 2), max(0, column - side // 2)
+        image[:, top : row + side // 2, left : column + side // 2] = 0
     return image, label
 
 
@@ -174,6 +209,14 @@ def _offset(size: int, crop: int, fraction: float) -> int:
 def _covered(begin: int, length: int, size: int) -> slice:
     """The part of [begin, begin + length) that lies in [0, size)."""
     return slice(max(0, begin), min(size, begin + length))
+
+
+def _inside(view: View, crop: tuple[int, int], padding: int = 0) -> tuple[slice, slice]:
+    """The rows and columns of the crop that show the scaled image, or the image with `padding` pixels around it."""
+    height, width = (side + 2 * padding for side in view.size)
+    rows, columns = _covered(view.top + padding, crop[0], height), _covered(view.left + padding, crop[1], width)
+    top, left = view.top + padding, view.left + padding
+    return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
 
 
 def _resample(image: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:

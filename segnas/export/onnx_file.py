@@ -1,7 +1,7 @@
 """A trained network as an ONNX file that needs nothing of segnas: pixels in, logits out, names and colours inside.
 
     input   image   (N, 3, H, W) float32, RGB 0..255 as decoded; any N, the chosen H x W; normalised inside the graph
-    output  logits  (N, K, H, W) float32; argmax over K is the class
+    output  logits  (N, K, H, W) float32, or (N, K) for one class an image; argmax over K is the class
 
 The file's metadata holds what using it takes (`METADATA` below lists the keys). Nothing is written before the checker and the
 parity check (parity.py) have passed.

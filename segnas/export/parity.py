@@ -16,14 +16,14 @@ from torch import Tensor
 from segnas.data.base import Sample
 from segnas.data.transforms import nearest, resize_image
 from segnas.errors import UserError
-from segnas.tasks.segmentation import confusion_matrix, scores
+from segnas.tasks.base import confusion_matrix, scores
 from segnas.training.model import TrainedModel
 
 RELATIVE_TOLERANCE = 1e-3  # of the standard deviation of torch's logits
 SMALLEST_TOLERANCE = 1e-5  # for logits that hardly differ from one another
-SMALLEST_AGREEMENT = 0.999  # share of pixels; rounding turns a few near ties only
+SMALLEST_AGREEMENT = 0.999  # share of pixels or images; rounding turns a few near ties only
 
-Prepared = tuple[np.ndarray, np.ndarray]  # image (H, W, 3) uint8 and label (H, W), at the export size
+Prepared = tuple[np.ndarray, np.ndarray]  # image (H, W, 3) uint8 and label, (H, W) or (), at the export size
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Parity:
 
     images: int
     largest_logit_difference: float
-    agreement: float  # share of pixels with the same class, 0..1
-    mIoU_torch: float  # noqa: N815 - the field's own spelling; percent, at the export size
-    mIoU_onnx: float  # noqa: N815
+    agreement: float  # share of pixels, or of images with one class, that get the same class, 0..1
+    metric: str  # the task's figure that decides
+    score_torch: float  # its value in percent, at the export size
+    score_onnx: float
     tolerance: float  # for the largest difference, in logits
     passed: bool
     problem: str | None
@@ -44,8 +45,10 @@ class Parity:
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values under the names of the fields."""
-        return {**asdict(self), "size": list(self.size)}
+        """Plain JSON values under the names of the fields, and <metric>_torch and <metric>_onnx for the two scores."""
+        scored = {"score_torch": f"{self.metric}_torch", "score_onnx": f"{self.metric}_onnx"}
+        values = {scored.get(key, key): value for key, value in asdict(self).items() if key != "metric"}
+        return {**values, "size": list(self.size)}
 
 
 def check_parity(
@@ -54,7 +57,7 @@ def check_parity(
     """Run a serialised ONNX model in onnxruntime and `model` in torch, both on the CPU in float32, and compare the logits.
 
     samples: real images with labels, resized to `size`; the first is run alone, then all in pairs. It passes when no logit is
-    further off than a thousandth of the logits' standard deviation and 99.9 % of the pixels get the same class.
+    further off than a thousandth of the logits' standard deviation and 99.9 % of the pixels (or images) get the same class.
     Raises UserError without a single sample; a disagreement is told by `passed` and `problem`.
     """
     prepared = [_at_size(sample, size) for sample in samples]
@@ -77,13 +80,14 @@ def check_parity(
             raise
         problem = f"onnxruntime cannot run it: {str(error).splitlines()[0]}"
     tolerance = max(SMALLEST_TOLERANCE, RELATIVE_TOLERANCE * tally.spread)
-    problem = problem or tally.problem(tolerance)
+    problem = problem or tally.problem(tolerance, model.task.counted)
     return Parity(
         images=len(prepared),
         largest_logit_difference=tally.largest,
         agreement=tally.agreement,
-        mIoU_torch=scores(tally.confusion_torch).mIoU,
-        mIoU_onnx=scores(tally.confusion_onnx).mIoU,
+        metric=model.task.metric,
+        score_torch=model.task.deciding(scores(tally.confusion_torch)),
+        score_onnx=model.task.deciding(scores(tally.confusion_onnx)),
         tolerance=tolerance,
         passed=problem is None,
         problem=problem,
@@ -105,7 +109,7 @@ class _Tally:
         self.sum = self.sum_of_squares = 0.0
 
     def add(self, expected: Tensor, got: Tensor, labels: Tensor, new: int) -> None:
-        """expected, got: (N, K, H, W) logits of torch and onnxruntime; labels: (N, H, W), of which the first `new` are scored."""
+        """expected, got: (N, K, ...) logits of torch and onnxruntime; labels: (N, ...), of which the first `new` are scored."""
         difference = float((expected - got).abs().max())
         # max of torch, unlike Python's, never loses a NaN
         self.largest = float(torch.tensor([self.largest, difference]).max()) if self.pixels else difference
@@ -125,22 +129,23 @@ class _Tally:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of torch's logits over classes, pixels and images."""
+        """Standard deviation of torch's logits over classes, images and their pixels."""
         if not self.logits:
             return 0.0
         return max(0.0, self.sum_of_squares / self.logits - (self.sum / self.logits) ** 2) ** 0.5
 
-    def problem(self, tolerance: float) -> str | None:
-        """What is wrong, or None. A logit that is no number is never within the tolerance."""
+    def problem(self, tolerance: float, counted: str = "pixel") -> str | None:
+        """What is wrong, or None. A logit that is no number is never within the tolerance. counted: "pixel" or "image"."""
         if not self.largest <= tolerance:
             return f"the logits differ by up to {self.largest:.3g} ({tolerance:.3g} is allowed)"
         if self.agreement < SMALLEST_AGREEMENT:
-            return f"only {100 * self.agreement:.2f} % of the pixels get the same class"
+            return f"only {100 * self.agreement:.2f} % of the {counted}s get the same class"
         return None
 
 
 def _at_size(sample: Sample, size: tuple[int, int]) -> Prepared:
-    label = nearest(sample.label, size, slice(0, size[0]), slice(0, size[1]))
+    whole = slice(0, size[0]), slice(0, size[1])
+    label = nearest(sample.label, size, *whole) if sample.label.ndim else sample.label
     return resize_image(sample.image, size), label
 
 

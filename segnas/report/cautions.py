@@ -13,9 +13,10 @@ Level = Literal["problem", "caution", "note"]
 ORDER: tuple[Level, ...] = ("problem", "caution", "note")
 
 WEAK_IOU = 20.0  # percent; below it a class is hardly recognised
+WEAK_ACCURACY = 50.0  # percent; below it most images of a class are taken for another
 FEW_IMAGES = 50
 SKIP_HEAVY = 0.5  # share of skip connections among a cell's operations; collapsed searches end near 1
-LARGE_GAP = 10.0  # points of mIoU between the supernet's mixture and the decoded one-hot mixture
+LARGE_GAP = 10.0  # points between the supernet's mixture and the decoded one-hot mixture
 ORIGIN = (
     "classes from ",
     "masks of 0 and ",
@@ -44,23 +45,28 @@ def cautions(information: Information) -> tuple[Caution, ...]:
 
 
 def _evaluation(evaluation: Evaluation) -> Iterator[Caution]:
-    where = f"the {evaluation.split} split"
-    if evaluation.mIoU is None:
-        yield Caution("problem", f"No mIoU could be measured on {where}.")
+    where, dense = f"the {evaluation.split} split", evaluation.counted == "pixel"
+    if evaluation.score is None:
+        yield Caution("problem", f"No {evaluation.metric} could be measured on {where}.")
     if evaluation.absent:
-        text = f"{listing(evaluation.absent)} never occurred in {where}, neither labelled nor predicted"
+        text = f"{listing(evaluation.absent)} never occurred in {where}"
+        text += ", neither labelled nor predicted" if dense else ""
         noun = "this class" if len(evaluation.absent) == 1 else "these classes"
         yield Caution("caution", f"{text}: nothing is known about {noun}, and the mean leaves {noun} out.")
-    weak = [f"{score.name} ({percent(score.IoU)})" for score in evaluation.classes if (score.IoU or WEAK_IOU) < WEAK_IOU]
-    never = [score.name for score in evaluation.classes if score.IoU == 0 and score.pixels != 0]
+    limit = WEAK_IOU if dense else WEAK_ACCURACY
+    figures = [(score, evaluation.of_class(score)) for score in evaluation.classes]
+    weak = [f"{score.name} ({percent(figure)})" for score, figure in figures if (figure or limit) < limit]
+    never = [score.name for score, figure in figures if figure == 0 and score.labels != 0]
     unlabelled = [score.name for score in evaluation.classes if score.IoU == 0 and score.pixels == 0]
     if never:
         yield Caution("caution", f"Never found on {where}: {listing(never)}.")
     if unlabelled:
         text = f"{listing(unlabelled)}: predicted, though not labelled in this split ({evaluation.split})"
         yield Caution("caution", f"{text}; {'its' if len(unlabelled) == 1 else 'their'} IoU of 0 counts in the mean.")
-    if weak:
+    if weak and dense:
         yield Caution("caution", f"Hardly recognised on {where} (IoU below {WEAK_IOU:.0f} %): {listing(weak)}.")
+    elif weak:
+        yield Caution("caution", f"More often wrong than right on {where}: {listing(weak)}.")
     images = evaluation.image_count
     if images is not None and images < FEW_IMAGES:
         yield Caution("note", f"The figures on {where} rest on {plural(images, 'image')}; expect them to move on others.")
@@ -94,11 +100,11 @@ def _search(information: Information) -> Iterator[Caution]:
         return
     kept = _kept_epoch(information, search)
     if kept.score_supernet is not None and kept.score_one_hot is not None:
-        gap = kept.score_supernet - kept.score_one_hot
+        gap, points = kept.score_supernet - kept.score_one_hot, f"points of {information.task.metric}"
         if gap > LARGE_GAP:
             yield Caution(
                 "caution",
-                f"Decoding cost {gap:.1f} points of mIoU (supernet {percent(kept.score_supernet)}, its decoded path alone "
+                f"Decoding cost {gap:.1f} {points} (supernet {percent(kept.score_supernet)}, its decoded path alone "
                 f"{percent(kept.score_one_hot)}): the shared weights say little about the network that was kept.",
             )
     entropy, largest = search.epochs[-1].entropy_alpha, search.largest_entropy_alpha

@@ -54,10 +54,11 @@ def reached(first: Evaluation, others: tuple[Evaluation, ...]) -> str:
     """`54.3 % mIoU over 11 classes on the test split (61.9 % on val)`, with all that differs from the plain protocol."""
     remarks = evaluation_notes(first)
     beside = next((item for item in others if item.split != first.split), None)
-    text = f"{percent(first.mIoU)} mIoU over {plural(len(first.classes), 'class', 'classes')} on the {first.split} split"
+    over = plural(len(first.classes), "class", "classes")
+    text = f"{percent(first.score)} {first.metric} over {over} on the {first.split} split"
     if beside is not None:
         differs = "" if views(beside) == views(first) else f" with {views(beside) or 'one scale, not flipped'}"
-        remarks.append(f"{percent(beside.mIoU)} on {beside.split}{differs}")
+        remarks.append(f"{percent(beside.score)} on {beside.split}{differs}")
     return f"{text} ({'; '.join(remarks)})" if remarks else text
 
 

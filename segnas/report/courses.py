@@ -66,7 +66,7 @@ def _search_charts(information: Information, found: Search) -> list[LineChart]:
         LineChart("Loss", "epoch", (line("weights", lambda epoch: epoch.loss_weights),
                   line("architecture", lambda epoch: epoch.loss_architecture)), marks=begun),
         LineChart("Supernet and decoded network", "epoch", (line("supernet", lambda epoch: epoch.score_supernet),
-                  line("decoded, same weights", lambda epoch: epoch.score_one_hot)), "mIoU, %", marks=best,
+                  line("decoded, same weights", lambda epoch: epoch.score_one_hot)), f"{information.task.metric}, %", marks=best,
                   note="The smaller the gap, the more the shared weights say about the decoded network."),
         LineChart("Indecision", "epoch", tuple(entropies), "entropy, % of its maximum", (0.0, 100.0), marks=begun,
                   note="100 %: every choice equally likely. 0 %: decided."),
@@ -85,7 +85,9 @@ def retraining(information: Information) -> Section | None:
     curves, found = information.curves, information.retrain
     if not curves and found is None:
         return None
-    names = (("loss", "Loss", ""), ("learning_rate", "Learning rate", ""), ("mIoU", "mIoU on validation", "%"))
+    metric = information.task.metric
+    validation = f"{metric[0] if metric == 'mIoU' else metric[0].upper()}{metric[1:]} on validation"
+    names = (("loss", "Loss", ""), ("learning_rate", "Learning rate", ""), (metric, validation, "%"))
     charts = [_curve(title, unit, curves[name]) for name, title, unit in names if curves.get(name)]
     parts = [paragraph(_retraining_in_words(information)), figures([line_chart(chart) for chart in charts])]
     if found is not None and found.recipe:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from segnas.config import from_dict
 from segnas.runs.run import Run
+from segnas.tasks import Task, tasks
 
 T = TypeVar("T")
 Color = tuple[int, int, int]
@@ -36,6 +37,7 @@ class Data:
     name: str
     classes: tuple[DataClass, ...]
     splits: dict[str, int]
+    task: str = "segmentation"
     path: str | None = None
     layout: str | None = None
     split: str | None = None  # how a set without splits of its own was split
@@ -44,7 +46,7 @@ class Data:
 
 @dataclass(frozen=True)
 class SearchEpoch:
-    """One epoch of a search. Entropies in nats (mean per edge, per node), scores in mIoU percent."""
+    """One epoch of a search. Entropies in nats (mean per edge, per node), scores in percent, of the task's deciding figure."""
 
     epoch: int
     loss_weights: float | None = None
@@ -163,18 +165,25 @@ class Cost:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Figures of one class in percent; IoU is None for a class in neither label nor prediction."""
+    """Figures of one class in percent; IoU is None for a class in neither label nor prediction, and where an image has one
+    class; accuracy is None for a class that is no label. pixels, images: how many have its label."""
 
     name: str
     color: Color
     IoU: float | None = None
     accuracy: float | None = None
     pixels: float | None = None
+    images: float | None = None
+
+    @property
+    def labels(self) -> float | None:
+        """How many pixels, or images, have its label."""
+        return self.pixels if self.images is None else self.images
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image and the mIoU of its own confusion matrix, in percent."""
+    """One image and the mIoU of its own confusion matrix, in percent; None for an image with one class."""
 
     name: str
     mIoU: float | None = None
@@ -182,17 +191,35 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """evaluation*.json, figures in percent. confusion: pixels, rows are labels and columns predictions."""
+    """evaluation*.json, figures in percent. confusion: pixels or images, rows are labels and columns predictions."""
 
     split: str
-    mIoU: float | None
     classes: tuple[ClassScore, ...]
+    task: str = "segmentation"
+    metric: str = "mIoU"
+    mIoU: float | None = None
+    accuracy: float | None = None
     mAcc: float | None = None
     aAcc: float | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     confusion: tuple[tuple[float, ...], ...] = ()
     images: tuple[ImageScore, ...] = ()
     seconds: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The figure that decides."""
+        found: float | None = getattr(self, self.metric)
+        return found
+
+    @property
+    def counted(self) -> str:
+        """What a label is of: "pixel" or "image"."""
+        return tasks[self.task].counted
+
+    def of_class(self, score: ClassScore) -> float | None:
+        """The figure by which classes are compared: IoU, or accuracy where an image has one class."""
+        return score.IoU if tasks[self.task].dense else score.accuracy
 
     @property
     def image_count(self) -> int | None:
@@ -202,20 +229,28 @@ class Evaluation:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Classes in neither label nor prediction, left out of the means."""
-        return tuple(score.name for score in self.classes if score.IoU is None)
+        """Classes without a figure, left out of the mean: in neither label nor prediction, or where an image has one class no
+        label."""
+        return tuple(score.name for score in self.classes if self.of_class(score) is None)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of panels/panels.json with the names of its three pictures inside the run."""
+    """One image of panels/panels.json with the names of its pictures inside the run.
+
+    label, prediction: pictures; where an image has one class, labelled and predicted are the classes' names, and probability
+    (0..1) that of the prediction.
+    """
 
     kind: str
     name: str
     image: str
-    label: str
-    prediction: str
+    label: str | None = None
+    prediction: str | None = None
     mIoU: float | None = None
+    labelled: str = ""
+    predicted: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +285,8 @@ class Parity:
     tolerance: float | None = None
     mIoU_torch: float | None = None
     mIoU_onnx: float | None = None
+    accuracy_torch: float | None = None
+    accuracy_onnx: float | None = None
     size: tuple[int, int] | None = None  # height, width of the images that the file takes
     onnx: str = "model.onnx"
 
@@ -274,6 +311,12 @@ class Information:
     parity: Parity | None
     timing: dict[str, float]
     files: dict[str, int]  # model files and their sizes in bytes
+
+    @property
+    def task(self) -> Task:
+        """What the network says of an image."""
+        stated = self.evaluations[0].task if self.evaluations else self.data.task if self.data else "segmentation"
+        return tasks[stated]
 
     @property
     def classes(self) -> tuple[DataClass, ...]:

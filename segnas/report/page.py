@@ -26,7 +26,7 @@ def write_report(run: Run) -> Path:
     information = gather(run)
     published: tuple[Published, ...] = ()
     if information.cost is not None and information.classes:
-        published = published_networks(information.cost.size, len(information.classes))
+        published = published_networks(information.cost.size, len(information.classes), information.task.name)
     page = render(information, pictures.embed(run, information.panels), published)
     return run.write_text("report.html", page)
 

@@ -13,31 +13,37 @@ from segnas.report.information import Panel
 from segnas.runs.run import Run
 
 WIDTHS = (560, 440, 320, 220, 140)  # pixels; the first at which all pictures fit the budget is taken
+LOSSLESS = 32  # pixels; pictures this small are shown enlarged, and JPEG would show
 BUDGET = 1_200_000  # bytes of all pictures together, as written into the page
 
 
 @dataclass(frozen=True)
 class PanelPictures:
-    """A panel with its pictures as data URIs."""
+    """A panel with its pictures as data URIs; without those of label and prediction where an image has one class."""
 
     panel: Panel
     image: str
-    label: str
-    prediction: str
+    label: str = ""
+    prediction: str = ""
 
 
 def embed(run: Run, panels: tuple[Panel, ...]) -> tuple[PanelPictures, ...]:
     """All panels, as wide as the page's budget allows; raises UserError for a picture that is missing or broken."""
-    loaded = [(panel, _open(run, panel.image), _open(run, panel.label), _open(run, panel.prediction)) for panel in panels]
+    loaded = [(panel, _open(run, panel.image), _maps(run, panel)) for panel in panels]
     pictures: tuple[PanelPictures, ...] = ()
     for width in WIDTHS:
         pictures = tuple(
-            PanelPictures(panel, _photograph(image, width), _map(label, width), _map(prediction, width))
-            for panel, image, label, prediction in loaded
+            PanelPictures(panel, _photograph(image, width), *(_map(drawn, width) for drawn in maps))
+            for panel, image, maps in loaded
         )
         if sum(len(item.image) + len(item.label) + len(item.prediction) for item in pictures) <= BUDGET:
             break
     return pictures
+
+
+def _maps(run: Run, panel: Panel) -> list[Image.Image]:
+    """Label and prediction, or nothing where an image has one class."""
+    return [_open(run, name) for name in (panel.label, panel.prediction) if name is not None]
 
 
 def _open(run: Run, name: str) -> Image.Image:
@@ -56,6 +62,9 @@ def _resized(picture: Image.Image, width: int, how: Image.Resampling) -> Image.I
 
 def _photograph(picture: Image.Image, width: int) -> str:
     buffer = io.BytesIO()
+    if picture.width <= LOSSLESS:
+        picture.save(buffer, "PNG", optimize=True)
+        return _data_uri("image/png", buffer)
     _resized(picture, width, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=84, optimize=True)
     return _data_uri("image/jpeg", buffer)
 

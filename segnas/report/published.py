@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from segnas import zoo
 from segnas.costs.counts import count
+from segnas.spaces.architecture import task_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,13 @@ class Published:
 
 
 @functools.cache
-def published_networks(size: tuple[int, int], num_classes: int) -> tuple[Published, ...]:
-    """The zoo's networks whose papers print their cost, counted for an image of `size` (height, width); smallest first."""
+def published_networks(size: tuple[int, int], num_classes: int, task: str = "segmentation") -> tuple[Published, ...]:
+    """The zoo's networks for a task whose papers print their cost, counted for an image of `size` (height, width); smallest
+    first."""
     found = []
     for name in zoo.names():
         entry = zoo.load(name)
-        if not {"parameters_m", "multiply_adds_g", "size"} <= entry.paper.keys():
+        if task_of(entry.architecture) != task or not {"parameters_m", "multiply_adds_g", "size"} <= entry.paper.keys():
             continue
         ours = count(entry.architecture, size, num_classes)
         height, width = entry.paper["size"]

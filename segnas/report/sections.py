@@ -18,7 +18,9 @@ from segnas.report.pictures import PanelPictures
 from segnas.report.plots import histogram
 from segnas.report.published import Published
 
-KINDS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
+KINDS = {
+    "best": "Best", "typical": "Typical", "worst": "Worst", "mistake": "The surest mistakes", "right": "The surest right answers",
+}  # fmt: skip
 ONE_ROW = 5  # cards of the summary
 
 
@@ -59,7 +61,7 @@ def _tiles(information: Information) -> list[Markup]:
     for evaluation in information.evaluations:
         images = evaluation.image_count
         below = [evaluation.split, *([plural(images, "image")] if images else []), *conditions.evaluation_notes(evaluation)]
-        tiles.append(_tile("mIoU", percent(evaluation.mIoU), ", ".join(below), main=True))
+        tiles.append(_tile(evaluation.metric, percent(evaluation.score), ", ".join(below), main=True))
     if information.cost is not None:
         cost = information.cost
         tiles.append(_tile("parameters", count(cost.parameters), f"{cost.parameters:,} deployed"))
@@ -92,7 +94,7 @@ def _tile(name: str, value: str, below: str, main: bool = False) -> Markup:
 
 
 def accuracy(information: Information) -> Section | None:
-    """IoU per class, spread over the images, confusions; one part for each evaluated split."""
+    """Figures per class, spread over the images, confusions; one part for each evaluated split."""
     if not information.evaluations:
         return None
     several = len(information.evaluations) > 1
@@ -102,12 +104,12 @@ def accuracy(information: Information) -> Section | None:
 def _evaluation(evaluation: Evaluation, several: bool) -> Markup:
     means = ", ".join(
         f"{name} {percent(value)}"
-        for name, value in (("mIoU", evaluation.mIoU), ("mAcc", evaluation.mAcc), ("aAcc", evaluation.aAcc))
-        if value is not None
+        for name in ("mIoU", "accuracy", "mAcc", "aAcc")
+        if (value := getattr(evaluation, name)) is not None
     )
     heading = ", ".join([f"On {evaluation.split}", *conditions.evaluation_notes(evaluation)])
     parts = [tag("h3", heading)] if several else []
-    parts += [paragraph(f"{means}, from one confusion matrix over all pixels of {evaluation.split}."),
+    parts += [paragraph(f"{means}, from one confusion matrix over all {evaluation.counted}s of {evaluation.split}."),
               tables.class_bars(evaluation)]  # fmt: skip
     scores = [image.mIoU for image in evaluation.images if image.mIoU is not None]
     matrix = tables.confusion(evaluation)
@@ -126,13 +128,15 @@ def _evaluation(evaluation: Evaluation, several: bool) -> Markup:
 
 
 def panels(information: Information, pictures: Sequence[PanelPictures]) -> Section | None:
-    """Image, label and prediction side by side, best, typical and worst."""
+    """Image, label and prediction side by side, best, typical and worst; of images with one class the surest answers."""
     if not pictures:
         return None
-    parts = [_legend(information)]
+    dense = information.task.dense
+    parts = [_legend(information)] if dense else []
     for kind, members in groupby(pictures, key=lambda item: item.panel.kind):
         parts.append(tag("h3", KINDS.get(kind, kind)))
-        parts += [_panel(item) for item in members]
+        shown = [_panel(item) if dense else _answer(item) for item in members]
+        parts += shown if dense else [tag("div", *shown, class_="answers")]
     return Section("pictures", "Pictures", join(parts))
 
 
@@ -148,6 +152,14 @@ def _panel(item: PanelPictures) -> Markup:
     ]
     score = f", mIoU {percent(panel.mIoU)}" if panel.mIoU is not None else ""
     return tag("div", tag("p", tag("b", panel.name), score), tag("div", *shown, class_="three"), class_="panel")
+
+
+def _answer(item: PanelPictures) -> Markup:
+    panel = item.panel
+    said = panel.predicted if panel.labelled == panel.predicted else f"{panel.labelled} taken for {panel.predicted}"
+    sure = f", {percent(100 * panel.probability)}" if panel.probability is not None else ""
+    picture = tag("img", src=item.image, alt=f"{panel.name}: {said}", title=panel.name)
+    return tag("figure", picture, tag("figcaption", f"{said}{sure}"))
 
 
 # The network ----------------------------------------------------------------------------------------------------------
@@ -263,9 +275,11 @@ def _parity(information: Information) -> list[Markup]:
     if parity.tolerance is not None:
         pairs.append(("allowed difference", f"{parity.tolerance:.3g}"))
     if parity.agreement is not None:
-        pairs.append(("pixels with the same class", percent(100 * parity.agreement, 3)))
-    if parity.mIoU_torch is not None and parity.mIoU_onnx is not None:
-        pairs.append(("mIoU trained / exported", f"{percent(parity.mIoU_torch, 2)} / {percent(parity.mIoU_onnx, 2)}"))
+        pairs.append((f"{information.task.counted}s with the same class", percent(100 * parity.agreement, 3)))
+    for metric in ("mIoU", "accuracy"):
+        scores = [getattr(parity, f"{metric}_{where}") for where in ("torch", "onnx")]
+        if None not in scores:
+            pairs.append((f"{metric} trained / exported", " / ".join(percent(score, 2) for score in scores)))
     return [tag("h3", "The exported file beside the trained network"), tables.facts(pairs)]
 
 

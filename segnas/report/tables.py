@@ -54,61 +54,68 @@ def swatch(color: Color) -> Markup:
 
 
 def class_bars(evaluation: Evaluation) -> Markup:
-    """IoU of each class as a bar in the class's colour, best first, absent classes last."""
-    order = sorted(evaluation.classes, key=lambda score: (score.IoU is None, -(score.IoU or 0)))
-    pixels = sum(score.pixels or 0 for score in order)
-    head = ("class", "IoU, %", "", "accuracy, %", "share of pixels")
-    rows = [tag("tr", *_class_row(score, pixels), class_="absent" if score.IoU is None else None) for score in order]
-    heading = tag("tr", *(tag("th", name, scope="col") for name in head))
-    return captioned(f"IoU of each class on {evaluation.split}", heading, rows, "bars")
+    """IoU (or accuracy) of each class as a bar in the class's colour, best first, absent classes last."""
+    order = sorted(evaluation.classes, key=lambda score: (evaluation.of_class(score) is None, -(evaluation.of_class(score) or 0)))
+    labels = sum(score.labels or 0 for score in order)
+    figures = ("IoU, %", "", "accuracy, %") if evaluation.counted == "pixel" else ("accuracy, %", "")
+    rows = []
+    for score in order:
+        absent = "absent" if evaluation.of_class(score) is None else None
+        rows.append(tag("tr", *_class_row(evaluation, score, labels), class_=absent))
+    heading = tag("tr", *(tag("th", name, scope="col") for name in ("class", *figures, f"share of {evaluation.counted}s")))
+    return captioned(
+        f"{figures[0].removesuffix(', %').replace('a', 'A', 1)} of each class on {evaluation.split}", heading, rows, "bars"
+    )
 
 
-def _class_row(score: ClassScore, pixels: float) -> list[Markup]:
+def _class_row(evaluation: Evaluation, score: ClassScore, labels: float) -> list[Markup]:
     red, green, blue = score.color
+    figure, dense = evaluation.of_class(score), evaluation.counted == "pixel"
     name = tag("th", swatch(score.color), score.name, scope="row")
-    share = percent(100 * score.pixels / pixels) if score.pixels is not None and pixels else "–"
-    if score.IoU is None:
-        absent = tag("td", "absent: in neither label nor prediction", colspan=2, class_="words")
-        return [name, absent, tag("td", "–"), tag("td", share)]
-    bar = tag("span", class_="fill", style=f"width:{score.IoU:.1f}%;background:rgb({red},{green},{blue})")
+    share = tag("td", percent(100 * score.labels / labels) if score.labels is not None and labels else "–")
+    if figure is None:
+        absent = "absent: in neither label nor prediction" if dense else "absent: no image has this label"
+        return [name, tag("td", absent, colspan=2, class_="words"), *([tag("td", "–")] if dense else []), share]
+    bar = tag("span", class_="fill", style=f"width:{figure:.1f}%;background:rgb({red},{green},{blue})")
     return [
         name,
         tag("td", tag("span", bar, class_="bar"), class_="wide", aria_hidden="true"),
-        tag("td", f"{score.IoU:.1f}", class_="strong"),
-        tag("td", "–" if score.accuracy is None else f"{score.accuracy:.1f}"),
-        tag("td", share),
+        tag("td", f"{figure:.1f}", class_="strong"),
+        *([tag("td", "–" if score.accuracy is None else f"{score.accuracy:.1f}")] if dense else []),
+        share,
     ]
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """A row-normalised confusion matrix. shares: (K, K); labelled: (K,) pixels of each label."""
+    """A row-normalised confusion matrix. shares: (K, K); labelled: (K,) pixels or images (`counted`) of each label."""
 
     names: tuple[str, ...]
     shares: np.ndarray
     labelled: np.ndarray
+    counted: str = "pixel"
 
 
 def confusion(evaluation: Evaluation, most: int = MOST_CLASSES) -> Confusion | None:
     """The matrix with rows of sum 1 (0 for a label that never occurs); past `most` classes the rarest are summed up."""
     if not evaluation.confusion:
         return None
-    pixels = np.asarray(evaluation.confusion, dtype=np.float64)
+    counts = np.asarray(evaluation.confusion, dtype=np.float64)
     names = [score.name for score in evaluation.classes]
     if len(names) > most:
-        kept = np.sort(np.argsort(-pixels.sum(1), kind="stable")[: most - 1])
+        kept = np.sort(np.argsort(-counts.sum(1), kind="stable")[: most - 1])
         merge = np.zeros((len(names), most))
         merge[:, most - 1] = 1
         merge[kept] = 0
         merge[kept, np.arange(most - 1)] = 1
-        pixels = merge.T @ pixels @ merge
+        counts = merge.T @ counts @ merge
         names = [*(names[index] for index in kept), f"{len(names) - most + 1} others"]
-    labelled = pixels.sum(1)
-    return Confusion(tuple(names), pixels / np.maximum(labelled, 1)[:, None], labelled)
+    labelled = counts.sum(1)
+    return Confusion(tuple(names), counts / np.maximum(labelled, 1)[:, None], labelled, evaluation.counted)
 
 
 def confusion_table(matrix: Confusion) -> Markup:
-    """Rows are labels, columns predictions, entries percent of the label's pixels."""
+    """Rows are labels, columns predictions, entries percent of the label's pixels or images."""
     corner = tag("th", "label ↓ predicted →", scope="col", class_="corner")
     head = tag("tr", corner, *(tag("th", tag("span", name), scope="col", class_="upright") for name in matrix.names))
     rows = []
@@ -123,7 +130,8 @@ def confusion_table(matrix: Confusion) -> Markup:
             for column, share in enumerate(matrix.shares[index].tolist())
         ]  # fmt: skip
         rows.append(tag("tr", tag("th", name, scope="row"), *cells))
-    return captioned("Confusion matrix: of the pixels of each label, the percentage predicted as each class", head, rows, "heat")
+    caption = f"Confusion matrix: of the {matrix.counted}s of each label, the percentage predicted as each class"
+    return captioned(caption, head, rows, "heat")
 
 
 def largest_confusions(matrix: Confusion, most: int = 5) -> list[str]:
@@ -135,7 +143,9 @@ def largest_confusions(matrix: Confusion, most: int = 5) -> list[str]:
         if index != column and share >= 0.05
     ]
     mistakes.sort(reverse=True)
-    return [f"{name} is taken for {other} in {100 * share:.0f} % of its pixels" for share, name, other in mistakes[:most]]
+    return [
+        f"{name} is taken for {other} in {100 * share:.0f} % of its {matrix.counted}s" for share, name, other in mistakes[:most]
+    ]
 
 
 def _heat(strength: float, text: str, hue: str, title: str | None = None, chosen: bool = False) -> Markup:

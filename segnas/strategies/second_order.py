@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from segnas.strategies.bilevel import Average
+
 Weights = Mapping[str, Tensor]
-Average = Callable[[Sequence[Tensor]], None]  # in place, over processes
+
 
 RADIUS = 0.01  # eps times the norm of g
 

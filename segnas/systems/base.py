@@ -13,7 +13,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class System:
     search: Job -> the architecture found; writes search.json and checkpoints of its own into the run directory, and goes
     on from them when they are there. preflight: Job -> measured cost of the search (None: the system cannot tell).
     typical: configuration -> an architecture of the kind that will be retrained, for estimates of its time and memory.
+    presets: for segmentation, empty for a system that does not search for it; task_presets: those for other tasks, by task.
     """
 
     name: str
@@ -55,6 +56,16 @@ class System:
     search: Callable[[Job], Architecture]
     preflight: Callable[[Job], Measurement] | None = None
     typical: Callable[[Any], Architecture] | None = None
+    task_presets: Mapping[str, Mapping[str, Callable[[], Any]]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks for which it searches networks."""
+        return (*(("segmentation",) if self.presets else ()), *self.task_presets)
+
+    def presets_for(self, task: str) -> Mapping[str, Callable[[], Any]]:
+        """The presets for a task; empty when the system has none."""
+        return self.presets if task == "segmentation" else self.task_presets.get(task, {})
 
 
 systems: Registry[System] = Registry("system")
@@ -92,10 +103,16 @@ def all_systems() -> list[System]:
     return [systems[name] for name in systems]
 
 
-def preset(system: System, name: str) -> Any:
-    """The configuration of a preset; UserError names the nearest."""
+def preset(system: System, name: str, task: str = "segmentation") -> Any:
+    """The configuration of a preset for a task; UserError names the nearest, or says that the system is for other tasks."""
+    if task not in system.tasks:
+        able = ", ".join(one.name for one in all_systems() if task in one.tasks) or "none yet"
+        raise UserError(
+            f"{system.name} searches networks for {' and '.join(system.tasks)}, and the data is for {task}; "
+            f"systems for {task}: {able}"
+        )
     presets: Registry[Callable[[], Any]] = Registry(f"preset of {system.name}")
-    for key, make in system.presets.items():
+    for key, make in system.presets_for(task).items():
         presets.register(key)(make)
     return presets[name]()
 

@@ -8,8 +8,8 @@ strongest edges with their strongest operations. One normal and one reduction ce
     alpha <- Adam(grad_alpha L_trainB(w - xi grad_w L_trainA(w, alpha), alpha))     second order; first order: xi = 0  (eq. 5-8)
     w     <- SGD(grad_w L_trainA(w, alpha))                                         after the step of alpha            (alg. 1)
 
-PC-DARTS (Xu et al., ICLR 2020, arXiv 1907.05737): `partial_channels=4 edge_weights=true` mixes a quarter of the channels, and weighs
-each edge by beta, a softmax over the edges into its block; decoding multiplies the two.
+PC-DARTS (Xu et al., ICLR 2020, arXiv 1907.05737): `partial_channels=4 edge_weights=true` mixes a quarter of the channels, and
+weighs each edge by beta, a softmax over the edges into its block; decoding multiplies the two.
 
 | paper                                               | here                                                                |
 |-----------------------------------------------------|---------------------------------------------------------------------|
@@ -54,7 +54,7 @@ from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.systems.supernet_search import SupernetConfig, SupernetSearch, require_operations
-from segnas.tasks.segmentation import cross_entropy
+from segnas.tasks.base import cross_entropy
 from segnas.training.optimization import cosine, set_learning_rate
 from segnas.training.preflight import Measurement
 
@@ -120,10 +120,15 @@ class Relaxation(nn.Module):
 
     def mixture(self, detached: bool = False) -> Mixture:
         """Softmax over the operations of an edge, and over the edges into a block."""
-        weights = [self.normal.softmax(dim=-1), self.reduction.softmax(dim=-1)]
-        if self.weighs_edges:
-            weights += [self._over_blocks(self.normal_edges), self._over_blocks(self.reduction_edges)]
-        return Mixture(*(weight.detach() if detached else weight for weight in weights))
+        normal, reduction = (self._seen(logits.softmax(dim=-1), detached) for logits in (self.normal, self.reduction))
+        if not self.weighs_edges:
+            return Mixture(normal, reduction)
+        between = (self._seen(self._over_blocks(logits), detached) for logits in (self.normal_edges, self.reduction_edges))
+        return Mixture(normal, reduction, *between)
+
+    @staticmethod
+    def _seen(weights: Tensor, detached: bool) -> Tensor:
+        return weights.detach() if detached else weights
 
     def _over_blocks(self, logits: Tensor) -> Tensor:
         return torch.cat([part.softmax(dim=0) for part in logits.split(self.sizes)])
@@ -279,3 +284,95 @@ def typical(config: DartsConfig) -> Darts:
     """A random architecture of the space that is searched: about what the search will find, in size and time."""
     chosen = tuple(name for name in config.search.operations if name != "none")
     return sample(DartsSpace(config.search.blocks, chosen, config.network), numpy_generator(config.seed, "typical"))
+
+
+def quick() -> DartsConfig:
+    """Segmentation of images of about 100 pixels: minutes on two cores."""
+    search = SearchConfig(
+        channels=4,
+        layers=4,
+        head_width=24,
+        crop=(64, 96),
+        batch_size=8,
+        epochs=5,
+        architecture_from_epoch=1,
+        architecture_learning_rate=0.03,  # a hundred steps must suffice to decide
+    )
+    network = DartsOptions(
+        form="segmentation", channels=12, layers=6, aspp_width=48, low_level_width=16, decoder_width=48, dropout=0.1
+    )
+    return DartsConfig(**vars(run_preset("quick")), search=search, network=network)
+
+
+def small() -> DartsConfig:
+    """Segmentation of sets of the size of CamVid (hundreds of images), on one GPU or a patient CPU."""
+    search = SearchConfig(
+        channels=8,
+        layers=6,
+        head_width=64,
+        crop=(160, 160),
+        resize=0.5,
+        batch_size=8,
+        epochs=40,
+        architecture_from_epoch=10,
+        architecture_learning_rate=3e-3,
+        partial_channels=2,
+        edge_weights=True,
+    )
+    network = DartsOptions(
+        form="segmentation", channels=24, layers=9, aspp_width=128, low_level_width=32, decoder_width=128, dropout=0.1
+    )
+    return DartsConfig(**vars(run_preset("small")), search=search, network=network)
+
+
+def quick_classification() -> DartsConfig:
+    """CIFAR-10 in minutes on two cores: narrow networks, a few hundred steps."""
+    search = SearchConfig(
+        channels=4,
+        layers=5,
+        epochs=4,
+        architecture_from_epoch=1,
+        steps_per_epoch=50,
+        architecture_learning_rate=0.01,
+        scored_images=512,
+    )
+    network = DartsOptions(form="cifar", channels=8, layers=5)
+    return DartsConfig(**vars(run_preset("quick", "classification")), search=search, network=network)
+
+
+def small_classification() -> DartsConfig:
+    """CIFAR-10 with partial channels, on one GPU in hours."""
+    search = SearchConfig(
+        partial_channels=4,
+        edge_weights=True,
+        architecture_from_epoch=15,
+        batch_size=256,
+        learning_rate=0.1,
+        final_learning_rate=0.0,
+        architecture_learning_rate=6e-4,
+        scored_images=2048,
+    )
+    network = DartsOptions(form="cifar", channels=24, layers=14)
+    return DartsConfig(**vars(run_preset("small", "classification")), search=search, network=network)
+
+
+def paper_classification() -> DartsConfig:
+    """The paper's settings on CIFAR-10, of second order (section 3.1, appendix A); a day on a GPU for search and training."""
+    search = SearchConfig(order="second", scored_images=2048)
+    return DartsConfig(**vars(run_preset("paper", "classification")), search=search)
+
+
+SYSTEM = System(
+    name="darts",
+    paper="DARTS: Differentiable Architecture Search (ICLR 2019)",
+    state="exact networks, counts and steps of both orders; PC-DARTS as an option; a segmentation form of our own",
+    config=DartsConfig,
+    presets={"quick": quick, "small": small},
+    task_presets={
+        "classification": {"quick": quick_classification, "small": small_classification, "paper": paper_classification}
+    },
+    search=search,
+    preflight=preflight,
+    typical=typical,
+)
+systems.register(SYSTEM.name)(SYSTEM)

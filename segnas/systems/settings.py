@@ -1,11 +1,12 @@
 """The configuration that every run has, whichever system found its architecture, and its presets.
 
-`segnas retrain ARCHITECTURE` uses one of these presets as it is; a system's preset adds its search to one.
+`segnas retrain ARCHITECTURE` uses one of these presets as it is, that of the data's task; a system's preset adds its search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from segnas.config import configuration
 from segnas.data.transforms import DataConfig
@@ -38,12 +39,14 @@ class RunConfig:
             raise ValueError("data.crop: one image of at most 32 pixels is one pixel at stride 32, too few for batch norm")
 
 
-run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")
+run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")  # for segmentation
+classification_presets: Registry[Callable[[], RunConfig]] = Registry("preset")
+PRESETS = {"segmentation": run_presets, "classification": classification_presets}
 
 
-def run_preset(name: str) -> RunConfig:
-    """The configuration of a preset; UserError names the nearest."""
-    return run_presets[name]()
+def run_preset(name: str, task: str = "segmentation") -> RunConfig:
+    """The configuration of a preset for a task; UserError names the nearest."""
+    return PRESETS[task][name]()
 
 
 @run_presets.register("quick")
@@ -82,3 +85,43 @@ def paper() -> RunConfig:
             batch_norm_momentum=3e-4,
         ),
     )
+
+
+# Classification of images of 32x32 pixels, after DARTS on CIFAR-10 (Liu et al., 2019, section 3.2 and appendix A.2).
+
+
+@classification_presets.register("quick")
+def quick_classification() -> RunConfig:
+    """A first look: a few epochs, without what only long trainings need."""
+    return RunConfig(
+        data=_small_images(cutout=0),
+        retrain=RetrainConfig(**DARTS_RECIPE, epochs=5, validate_every=1),
+    )
+
+
+@classification_presets.register("small")
+def small_classification() -> RunConfig:
+    """Tens of epochs, for networks with or without an auxiliary head."""
+    return RunConfig(data=_small_images(), retrain=RetrainConfig(**DARTS_RECIPE, epochs=50, validate_every=5))
+
+
+@classification_presets.register("paper")
+def paper_classification() -> RunConfig:
+    """DARTS on CIFAR-10: 600 epochs, with cutout, an auxiliary head of weight 0.4 and drop path of probability up to 0.2."""
+    return RunConfig(
+        data=_small_images(workers=4),
+        retrain=RetrainConfig(**DARTS_RECIPE, epochs=600, auxiliary_weight=0.4, drop_path=0.8),
+    )
+
+
+DARTS_RECIPE: dict[str, Any] = {
+    "batch_size": 96,
+    "learning_rate": 0.025,
+    "schedule": "cosine",
+    "weight_decay": 3e-4,
+    "clip_norm": 5.0,
+}
+
+
+def _small_images(cutout: int = 16, workers: int = 0) -> DataConfig:
+    return DataConfig(crop=(32, 32), scale=(1.0, 1.0), padding=4, cutout=cutout, workers=workers)

@@ -27,7 +27,8 @@ from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
 from segnas.systems.base import Job
-from segnas.tasks.segmentation import confusion_matrix, cross_entropy, scores
+from segnas.tasks import tasks
+from segnas.tasks.base import confusion_matrix, cross_entropy, scores
 from segnas.training.preflight import Measurement, Size, measure, seconds_of
 
 
@@ -90,6 +91,7 @@ class SupernetSearch(ABC):
         """
         config: SupernetConfig = job.config.search
         self.config, self.job = config, job
+        self.task = tasks[job.dataset.task]
         self.supernet = job.device.place(supernet)
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())
@@ -100,11 +102,11 @@ class SupernetSearch(ABC):
         self.architecture_optimizer = torch.optim.Adam(
             self.variables, lr=config.architecture_learning_rate, betas=betas, weight_decay=config.architecture_weight_decay
         )
-        data = replace(job.config.data, crop=config.crop, resize=config.resize)
+        data = replace(job.config.data, crop=config.crop, resize=config.resize, cutout=0)  # cutout is for retraining
         half_a, half_b = halves(len(job.dataset.splits["train"]), job.config.seed)
         self.train_a = self._batches(half_a, data, "trainA")
         self.train_b = self._batches(half_b, data, "trainB")
-        plain = replace(data, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        plain = replace(data, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, padding=0)
         scored = evenly_spaced(len(half_b), max(config.batch_size, config.scored_images))
         self.scored = self._batches([half_b[place] for place in scored], plain, "scored")
         self.steps = min(len(self.train_a), len(self.train_b), config.steps_per_epoch or len(self.train_a))
@@ -160,7 +162,7 @@ class SupernetSearch(ABC):
 
     @torch.no_grad()
     def score(self, mixture: Any) -> float:
-        """mIoU (or accuracy) in percent on the scored images of trainB, not augmented, with the statistics of each batch."""
+        """The task's metric in percent on the scored images of trainB, not augmented, with the statistics of each batch."""
         total: Tensor | int = 0
         classes = len(self.job.dataset.classes)
         with batch_statistics(self.supernet.eval()):
@@ -169,8 +171,7 @@ class SupernetSearch(ABC):
                     logits = self.supernet(self.job.device.images(batch.images), mixture)
                 total = total + confusion_matrix(logits.argmax(1), self.job.device.labels(batch.labels), classes)
         assert isinstance(total, Tensor)
-        found = scores(total.cpu())
-        return found.mIoU if self.job.dataset.task == "segmentation" else found.aAcc
+        return self.task.deciding(scores(total.cpu()))
 
     def require_numbers(self) -> None:
         """Raise UserError when a loss of this epoch is no number."""
@@ -287,9 +288,8 @@ def watch(this: SupernetSearch) -> dict[str, Any]:
 
 def shown(this: SupernetSearch, record: dict[str, Any]) -> dict[str, float | str]:
     """The few figures of an epoch that fit on a line of a terminal: the score of the supernet, of what is decoded, its best."""
-    metric = "mIoU" if this.job.dataset.task == "segmentation" else "accuracy"
     reached = best(this.history, this.config)["score_one_hot"]
-    scored = {metric: record["score_supernet"], "decoded": record["score_one_hot"], "best": reached}
+    scored = {this.task.metric: record["score_supernet"], "decoded": record["score_one_hot"], "best": reached}
     return {"loss": record["loss_weights"], **scored}
 
 

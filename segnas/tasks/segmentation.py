@@ -1,78 +1,15 @@
-"""Semantic segmentation as a task: one class a pixel. The loss, the confusion matrix and the scores read off it.
-
-Labels are train ids `0 .. K-1` or IGNORE, which counts nowhere. Every score of segnas comes from one confusion matrix over
-the whole set (never a mean over images), in percent.
-"""
+"""Semantic segmentation: one class a pixel. The mean IoU over the classes decides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-from segnas.data.base import IGNORE
+from segnas.tasks.base import Scores, Task, tasks
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a confusion matrix says, in percent. A class that is in neither prediction nor label has no IoU (None)."""
-
-    mIoU: float  # noqa: N815 - the field's own spelling; mean IoU over the classes that are not absent
-    mAcc: float  # noqa: N815 - mean accuracy (recall) over the classes that are labelled
-    aAcc: float  # noqa: N815 - share of counted pixels that are right
-    iou: tuple[float | None, ...]
-    accuracy: tuple[float | None, ...]  # None for a class without a labelled pixel
-    pixels: tuple[int, ...]  # labelled pixels a class
-    absent: tuple[int, ...]  # classes in neither prediction nor label: left out of the mean
+def figures(found: Scores) -> dict[str, float]:
+    """Mean IoU, mean accuracy of the classes, and share of pixels that are right, in percent."""
+    return {"mIoU": found.mIoU, "mAcc": found.mAcc, "aAcc": found.aAcc}
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the pixels that count; 0 (with a zero gradient) for a batch in which none does.
-
-    logits: (N, K, H, W); labels: (N, H, W) train ids or IGNORE; class_weights: (K,), the mean weighs each pixel by its class.
-    """
-    labels = labels.long()
-    summed = F.cross_entropy(logits.float(), labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
-    counted = labels != IGNORE
-    if class_weights is None:
-        weight = counted.sum().float()
-    else:
-        weight = (class_weights[labels.masked_fill(~counted, 0)] * counted).sum()
-    return summed / torch.where(weight > 0, weight, 1.0)
-
-
-def confusion_matrix(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64 counts of pixels, on the device of the arguments: rows are labels, columns predictions.
-
-    prediction: (...) class ids; labels: the same shape, train ids or IGNORE.
-    """
-    return multiclass_confusion_matrix(
-        prediction.long(), labels.long(), num_classes, ignore_index=IGNORE, validate_args=False
-    ).long()
-
-
-def scores(confusion: Tensor) -> Scores:
-    """The scores of a (K, K) confusion matrix (rows: labels). Without a single counted pixel the means are NaN."""
-    counts = confusion.double().cpu()
-    right, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
-    union = labelled + predicted - right
-    iou = [100 * hit / whole if whole else None for hit, whole in zip(right.tolist(), union.tolist(), strict=True)]
-    accuracy = [100 * hit / whole if whole else None for hit, whole in zip(right.tolist(), labelled.tolist(), strict=True)]
-    total = float(labelled.sum())
-    return Scores(
-        mIoU=_mean(iou),
-        mAcc=_mean(accuracy),
-        aAcc=100 * float(right.sum()) / total if total else float("nan"),
-        iou=tuple(iou),
-        accuracy=tuple(accuracy),
-        pixels=tuple(int(pixels) for pixels in labelled.tolist()),
-        absent=tuple(index for index, value in enumerate(iou) if value is None),
-    )
-
-
-def _mean(values: list[float | None]) -> float:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else float("nan")
+# Images one by one: they may be large and of many sizes.
+SEGMENTATION = Task("segmentation", "pixel", "mIoU", figures, batch_size=1)
+tasks.register(SEGMENTATION.name)(SEGMENTATION)

@@ -1,9 +1,12 @@
-"""Evaluation of a whole split from one confusion matrix, at the labels' own size, its protocol written beside its figures."""
+"""Evaluation of a whole split from one confusion matrix, its protocol written beside its figures.
+
+Labels of pixels are compared at their own size. Of images with one class each, evaluation.json lists those that are wrong.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,26 +17,30 @@ from torch import Tensor
 
 from segnas.config import configuration
 from segnas.costs.latency import precision_title
-from segnas.data.base import Dataset, Sample
+from segnas.data.base import IGNORE, Dataset, Sample
 from segnas.data.transforms import scaled_size
 from segnas.errors import UserError
 from segnas.runs.progress import StageProgress
 from segnas.runs.run import Run
-from segnas.tasks.segmentation import Scores, confusion_matrix, scores
+from segnas.tasks.base import Scores, confusion_matrix, scores
 from segnas.training.device import Device
-from segnas.training.inference import class_probabilities
-from segnas.training.model import TrainedModel
-from segnas.training.panels import write_panels
+from segnas.training.inference import ImageAnswer, class_probabilities
+from segnas.training.model import TrainedModel, require_task
+from segnas.training.panels import write_answers, write_panels
 
 
 @configuration
 class EvaluationConfig:
-    """What is evaluated and how. Several scales and flip average the softmax probabilities of all views."""
+    """What is evaluated and how. Several scales and flip average the softmax probabilities of all views.
+
+    batch_size: images of one size that go through the network together, which changes no figure; None: 1 where every pixel has
+    a label, 128 where the image has one.
+    """
 
     split: str = "val"
     scales: tuple[PositiveFloat, ...] = (1.0,)
     flip: bool = False
-    batch_size: PositiveInt = 1  # images of one size that go through the network together; changes no figure
+    batch_size: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if not self.scales:
@@ -65,35 +72,53 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one split. confusion: (K, K) counts of pixels, rows are labels."""
+    """The figures of one split. confusion: (K, K) counts of labels (pixels or images), rows are labels.
+
+    images: each image of the split, by the task an ImageScore or an ImageAnswer.
+    """
 
     protocol: Protocol
     scores: Scores
     confusion: Tensor
     model: TrainedModel
-    images: tuple[ImageScore, ...]
+    images: tuple[ImageScore | ImageAnswer, ...]
     seconds: float
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The figures of the task in percent, the deciding one first."""
+        return self.model.task.figures(self.scores)
+
     def to_json(self) -> dict[str, Any]:
-        """What evaluation.json holds; IoU is null for a class that is in neither prediction nor label."""
+        """What evaluation.json holds; IoU is null for a class that is in neither prediction nor label, accuracy for one that
+        is no label. Of images with one class each, those that are wrong are listed."""
+        task, names = self.model.task, self.model.classes.names
+        head = {"split": self.protocol.split, "task": task.name, "metric": task.metric, "protocol": asdict(self.protocol)}
+        values = {**head, **self.figures, "classes": self._classes(), "confusion": self.confusion.tolist()}
+        if task.dense:
+            values["absent_classes"] = [names[index] for index in self.scores.absent]
+        values["images"] = [
+            asdict(image)
+            if isinstance(image, ImageScore)
+            else {**asdict(image), "label": names[image.label], "prediction": names[image.prediction]}
+            for image in self.images
+            if isinstance(image, ImageScore) or image.wrong
+        ]
+        return {**values, "seconds": self.seconds}
+
+    def _classes(self) -> list[dict[str, Any]]:
+        """The figures of each class, in percent, and how many pixels or images have its label."""
         found, classes = self.scores, self.model.classes
-        return {
-            "split": self.protocol.split,
-            "protocol": asdict(self.protocol),
-            "mIoU": found.mIoU,
-            "mAcc": found.mAcc,
-            "aAcc": found.aAcc,
-            "classes": [
-                {"name": name, "color": list(color), "IoU": iou, "accuracy": accuracy, "pixels": pixels}
-                for name, color, iou, accuracy, pixels in zip(
-                    classes.names, classes.colors, found.iou, found.accuracy, found.pixels, strict=True
-                )
-            ],
-            "confusion": self.confusion.tolist(),
-            "absent_classes": [classes.names[index] for index in found.absent],
-            "images": [asdict(image) for image in self.images],
-            "seconds": self.seconds,
-        }
+        rows = zip(classes.names, classes.colors, found.iou, found.accuracy, found.labels, strict=True)
+        if self.model.task.dense:
+            return [
+                {"name": name, "color": list(color), "IoU": iou, "accuracy": accuracy, "pixels": labels}
+                for name, color, iou, accuracy, labels in rows
+            ]
+        return [
+            {"name": name, "color": list(color), "accuracy": accuracy, "images": labels}
+            for name, color, _, accuracy, labels in rows
+        ]
 
 
 def evaluate(
@@ -114,13 +139,13 @@ def evaluate(
     device.place(model.network).eval()
     started = time.monotonic()
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
-    images: list[ImageScore] = []
+    images: list[ImageScore | ImageAnswer] = []
     sizes: list[tuple[int, int]] = []
     with StageProgress("evaluate", len(names)) as progress:
-        for sample, confusion in image_confusions(model, dataset, config, device):
+        for sample, confusion, answer in image_confusions(model, dataset, config, device):
             total += confusion
-            images.append(ImageScore(sample.name, scores(confusion).mIoU))
-            sizes.append((sample.label.shape[0], sample.label.shape[1]))
+            images.append(answer or ImageScore(sample.name, scores(confusion).mIoU))
+            sizes.append((sample.image.shape[0], sample.image.shape[1]))
             progress.step()
     seconds = time.monotonic() - started
     protocol = describe(model, config, device, sizes)
@@ -128,7 +153,12 @@ def evaluate(
     if run is not None:
         name = file_name(config, main or config)
         if name == file_name(config, config):
-            write_panels(model, dataset, config.split, [image.mIoU for image in images], config.scales, config.flip, device, run)
+            if model.task.dense:
+                measured = [image.mIoU for image in images if isinstance(image, ImageScore)]
+                write_panels(model, dataset, config.split, measured, config.scales, config.flip, device, run)
+            else:
+                answers = [image for image in images if isinstance(image, ImageAnswer)]
+                write_answers(model.classes, dataset, config.split, answers, run)
         run.write_json(name, evaluation.to_json())
     return evaluation
 
@@ -145,26 +175,44 @@ def file_name(config: EvaluationConfig, main: EvaluationConfig) -> str:
 def score(model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device) -> Scores:
     """The scores alone, by the same protocol as `evaluate`; the network stays where it is, which must be the device."""
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
-    for _, confusion in image_confusions(model, dataset, config, device):
+    for _, confusion, _ in image_confusions(model, dataset, config, device):
         total += confusion
     return scores(total)
 
 
 def image_confusions(
     model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device
-) -> Iterator[tuple[Sample, Tensor]]:
-    """Each sample of the split, in order, and its (K, K) confusion matrix on the CPU, taken at the label's size."""
-    for samples in _batches(dataset, config.split, config.batch_size):
-        size = (samples[0].label.shape[0], samples[0].label.shape[1])
+) -> Iterator[tuple[Sample, Tensor, ImageAnswer | None]]:
+    """Each sample of the split, in order, its (K, K) confusion matrix on the CPU, taken at the label's size, and, for one class
+    an image, what the network says of it."""
+    classes = len(model.classes)
+    for samples in _batches(dataset, config.split, config.batch_size or model.task.batch_size):
+        size = (samples[0].image.shape[0], samples[0].image.shape[1])
         images = [sample.image for sample in samples]
-        predictions = class_probabilities(model, images, size, device, config.scales, config.flip).argmax(dim=1)
-        labels = device.labels(torch.from_numpy(np.stack([sample.label for sample in samples])))
-        for sample, prediction, label in zip(samples, predictions, labels, strict=True):
-            yield sample, confusion_matrix(prediction, label, len(model.classes)).cpu()
+        probabilities = class_probabilities(model, images, size, device, config.scales, config.flip)
+        predictions = probabilities.argmax(dim=1)
+        if model.task.dense:
+            labels = device.labels(torch.from_numpy(np.stack([sample.label for sample in samples])))
+            for sample, prediction, label in zip(samples, predictions, labels, strict=True):
+                yield sample, confusion_matrix(prediction, label, classes).cpu(), None
+        else:
+            said = zip(predictions.tolist(), probabilities.amax(dim=1).tolist(), strict=True)
+            for sample, (index, probability) in zip(samples, said, strict=True):
+                answer = ImageAnswer(sample.name, int(sample.label), index, probability)
+                yield sample, _single(answer, classes), answer
+
+
+def _single(answer: ImageAnswer, classes: int) -> Tensor:
+    """The (K, K) confusion matrix of one image with one label; of none when the label is IGNORE."""
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    if answer.label != IGNORE:
+        confusion[answer.label, answer.prediction] = 1
+    return confusion
 
 
 def check_split(model: TrainedModel, dataset: Dataset, split: str) -> None:
-    """Raise UserError unless the data set has the split and the model's classes, in the model's order."""
+    """Raise UserError unless the data set has the model's task and classes, in the model's order, and the split."""
+    require_task(model.architecture, dataset)
     if not dataset.splits.get(split):
         present = ", ".join(name for name, names in dataset.splits.items() if names)
         raise UserError(f"the data set {dataset.name} has no images in a split '{split}'; its splits: {present}")
@@ -177,14 +225,16 @@ def check_split(model: TrainedModel, dataset: Dataset, split: str) -> None:
 
 
 def describe(model: TrainedModel, config: EvaluationConfig, device: Device, sizes: Sequence[tuple[int, int]]) -> Protocol:
-    """The protocol of an evaluation of labels with these (height, width)."""
-    seen, labels = _span([scaled_size(height, width, model.resize) for height, width in sizes]), _span(sizes)
+    """The protocol of an evaluation of images with these (height, width), which their labels of pixels have too."""
+    seen = _span([scaled_size(height, width, model.resize) for height, width in sizes])
+    labels = _span(sizes) if model.task.dense else "one an image"
+    compared = f"compared at the labels' own size ({labels})" if model.task.dense else "one label each"
     precision = precision_title(device.config.precision, device.device)
     scales = "single scale" if config.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in config.scales)}"
     views = f"{scales}, {'with' if config.flip else 'no'} flip"
     text = (
         f"One confusion matrix over all {len(sizes)} images of the split '{config.split}', seen at {seen}, "
-        f"compared at the labels' own size ({labels}); {views}; {precision} on {device.title}."
+        f"{compared}; {views}; {precision} on {device.title}."
     )
     return Protocol(config.split, len(sizes), seen, config.scales, config.flip, labels, precision, device.title, text)
 
@@ -194,7 +244,7 @@ def _batches(dataset: Dataset, split: str, batch_size: int) -> Iterator[list[Sam
     batch: list[Sample] = []
     for index in range(len(dataset.splits[split])):
         sample = dataset.read(split, index)
-        if batch and (len(batch) == batch_size or sample.label.shape != batch[0].label.shape):
+        if batch and (len(batch) == batch_size or sample.image.shape != batch[0].image.shape):
             yield batch
             batch = []
         batch.append(sample)

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segnas.data.base import IGNORE
 from segnas.data.transforms import resize_image, scaled_size
 from segnas.training.device import Device
 from segnas.training.model import TrainedModel
+
+
+@dataclass(frozen=True)
+class ImageAnswer:
+    """What a network says of an image that has one class. label, prediction: train ids; probability: of the prediction, 0..1."""
+
+    name: str
+    label: int
+    prediction: int
+    probability: float
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is a mistake; an image whose label is IGNORE has none to make."""
+        return self.label not in (self.prediction, IGNORE)
 
 
 @torch.inference_mode()
@@ -25,6 +42,7 @@ def class_probabilities(
 ) -> Tensor:
     """The mean over views of softmax(logits up-sampled to `size`): (N, K, *size) float32 on the device.
 
+    A network with one class an image has nothing to up-sample: (N, K), whatever the size.
     images: N arrays (H, W, 3) uint8 RGB of one size, as stored. The network sees them resized by model.resize times each scale,
     with `flip` mirrored as well. It must be placed on the device, in evaluation mode.
     """
@@ -36,7 +54,9 @@ def class_probabilities(
         for mirrored in (False, True) if flip else (False,):
             with device.autocast():
                 logits = model.logits(batch.flip(-1) if mirrored else batch)
-            probabilities = upsampled(logits.flip(-1) if mirrored else logits, size).softmax(dim=1)
+            if logits.dim() == 4:
+                logits = upsampled(logits.flip(-1) if mirrored else logits, size)
+            probabilities = logits.softmax(dim=1)
             total = probabilities if total is None else total + probabilities
     if total is None:
         raise ValueError("class_probabilities needs at least one scale")

@@ -16,15 +16,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from segnas.data.base import Classes
+from segnas.data.base import Classes, Dataset
 from segnas.data.transforms import Normalization
 from segnas.errors import UserError
 from segnas.nets.build import build
 from segnas.runs.run import Run
-from segnas.spaces.architecture import Architecture, from_json, to_json
+from segnas.spaces.architecture import Architecture, family_of, from_json, task_of, to_json
+from segnas.tasks import Task, tasks
 
 FILE = "model.safetensors"
 FORMAT = 1
+AUXILIARY = "auxiliary."  # how the names of an auxiliary head's tensors begin; training alone needs it
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,18 @@ class TrainedModel:
     """A trained network and what it was trained for."""
 
     architecture: Architecture
-    network: nn.Module  # normalised images (N, 3, H, W) -> logits (N, K, H, W)
+    network: nn.Module  # normalised images (N, 3, H, W) -> logits (N, K, H, W), or (N, K) for one class an image
     classes: Classes
     normalization: Normalization
     resize: float = 1.0  # images are resized by this factor before the network sees them
 
+    @property
+    def task(self) -> Task:
+        """What the network says of an image."""
+        return tasks[task_of(self.architecture)]
+
     def logits(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB 0..255, uint8 or float, as large as the network is to see them -> (N, K, H, W) float32 logits."""
+        """(N, 3, H, W) RGB 0..255, uint8 or float, as large as the network is to see them -> its logits in float32."""
         std = torch.tensor(self.normalization.std, dtype=torch.float64)
         factor = 1 / (255 * std)  # in float64 first, as Normalization does it: the same bits
         offset = -torch.tensor(self.normalization.mean, dtype=torch.float64) / std
@@ -48,8 +55,9 @@ class TrainedModel:
         return logits.float()
 
     def save(self, run: Run, name: str = FILE) -> Path:
-        """Write the model into the run directory, atomically."""
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.network.state_dict().items()}
+        """Write the model into the run directory, atomically; without the auxiliary head that it may have been trained with."""
+        state = {key: tensor for key, tensor in self.network.state_dict().items() if not key.startswith(AUXILIARY)}
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
         about = {
             "format": FORMAT,
             "architecture": to_json(self.architecture),
@@ -75,6 +83,16 @@ class TrainedModel:
         except RuntimeError:
             raise UserError(f"{path}: the weights do not fit the architecture in the same file; train it again") from None
         return model
+
+
+def require_task(architecture: Architecture, dataset: Dataset) -> None:
+    """Raise UserError unless the architecture's networks predict what the data set labels."""
+    task = task_of(architecture)
+    if task != dataset.task:
+        has = f"{dataset.name} has one class {'a' if tasks[dataset.task].dense else 'an'} {tasks[dataset.task].counted}"
+        raise UserError(
+            f"{family_of(architecture)} builds networks for {task}, and {has}; choose an architecture for {dataset.task}"
+        )
 
 
 def start_from(network: nn.Module, num_classes: int, path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Pictures of an evaluation: image, label and prediction of the best, typical and worst images, for people to look at."""
+"""Pictures of an evaluation, for people to look at: image, label and prediction of the best, typical and worst images; where an
+image has one class, the images of the surest mistakes and the surest right answers."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from PIL import Image
 from segnas.data.base import IGNORE, Classes, Dataset
 from segnas.runs.run import Run
 from segnas.training.device import Device
-from segnas.training.inference import class_probabilities
+from segnas.training.inference import ImageAnswer, class_probabilities
 from segnas.training.model import TrainedModel
 
 OF_EACH_KIND = 2
+ANSWERS_OF_EACH_KIND = 8
 WIDEST = 640  # pixels
 IGNORE_COLOR = (0, 0, 0)
 
@@ -70,6 +72,31 @@ def write_panels(
             run.write_bytes(file, png(picture))
             entry[name] = file
         listed.append(entry)
+    run.write_json("panels/panels.json", listed)
+
+
+def choose_answers(answers: Sequence[ImageAnswer]) -> list[tuple[str, int, int]]:
+    """(kind, number from 1, index) of the mistakes and of the right answers with the highest probabilities, the surest first."""
+    order = sorted(range(len(answers)), key=lambda i: (-answers[i].probability, i))
+    kinds = {
+        "mistake": [i for i in order if answers[i].wrong],
+        "right": [i for i in order if answers[i].label == answers[i].prediction],
+    }
+    return [
+        (kind, number, index)
+        for kind, indices in kinds.items()
+        for number, index in enumerate(indices[:ANSWERS_OF_EACH_KIND], start=1)
+    ]
+
+
+def write_answers(classes: Classes, dataset: Dataset, split: str, answers: Sequence[ImageAnswer], run: Run) -> None:
+    """Write panels/<kind>_<k>.png, at most 640 pixels wide, and panels/panels.json with label and prediction by name."""
+    listed = []
+    for kind, number, index in choose_answers(answers):
+        answer, file = answers[index], f"panels/{kind}_{number}.png"
+        run.write_bytes(file, png(_shrunk(dataset.read(split, index).image, Image.Resampling.BILINEAR)))
+        named = {"labelled": classes.names[answer.label], "predicted": classes.names[answer.prediction]}
+        listed.append({"kind": kind, "name": answer.name, "image": file, **named, "probability": answer.probability})
     run.write_json("panels/panels.json", listed)
 
 

@@ -65,8 +65,7 @@ def predict(
         raise UserError(f"a tile of {tile[0]}x{tile[1]} is too small; each side needs {SMALLEST} pixels or more, such as 512x512")
     if not 0 <= overlap <= 0.9:
         raise UserError(f"overlap={overlap:g} is outside 0 to 0.9")
-    if not scales or min(scales) <= 0:
-        raise UserError("scales must be one or more positive factors, such as 0.75 1.0 1.25")
+    require_scales(scales)
     names = named(paths, out)
     sizes = [image_size(path) for path in names.values()]  # a file that is no image is refused before the work begins
     for folder in dict.fromkeys((out / name).parent for name in names):
@@ -137,6 +136,12 @@ def by_tiles(
     return ids
 
 
+def require_scales(scales: Sequence[float]) -> None:
+    """Raise UserError unless there are scales and all are positive."""
+    if not scales or min(scales) <= 0:
+        raise UserError("scales must be one or more positive factors, such as 0.75 1.0 1.25")
+
+
 def starts(length: int, tile: int, overlap: float) -> list[int]:
     """Where tiles begin along a side: as few as reach the end with at least this overlap, evenly spread."""
     if length <= tile:
@@ -161,20 +166,11 @@ def window(length: int) -> Tensor:
 
 def named(paths: str | Path | Sequence[str | Path], out: Path) -> dict[str, Path]:
     """Name of the output below `out`, such as train/a -> image. Raises UserError as `predict` says."""
-    found: list[tuple[str, Path]] = []
-    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        if path.is_dir():
-            if out.resolve().is_relative_to(path.resolve()):
-                raise UserError(f"{out} lies in {path}, whose images are to be predicted; choose another --out")
-            found += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in images_below(path)]
-        elif path.is_file():
-            found.append((path.stem, path))
-        else:
-            raise UserError(f"there is no image {path}: no such file or folder")
-    if not found:
-        raise UserError("no image to predict; name image files or folders")
+    for path in _each(paths):
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{out} lies in {path}, whose images are to be predicted; choose another --out")
     names: dict[str, Path] = {}
-    for name, file in found:
+    for name, file in found_images(paths):
         other = names.setdefault(name, file)
         if other is not file and other.resolve() != file.resolve():
             raise UserError(f"{other} and {file} would both be written as {name}_*.png; predict them into two folders")
@@ -183,6 +179,28 @@ def named(paths: str | Path | Sequence[str | Path], out: Path) -> dict[str, Path
         if file.resolve().parent in written:
             raise UserError(f"pictures would be written beside {file} and could overwrite its neighbours; choose another --out")
     return names
+
+
+def found_images(paths: str | Path | Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """(name without suffix, below its folder where one was given; image) of files and of all images in folders.
+
+    Raises UserError for a path that is not there, and without a single image.
+    """
+    found: list[tuple[str, Path]] = []
+    for path in _each(paths):
+        if path.is_dir():
+            found += [(file.relative_to(path).with_suffix("").as_posix(), file) for file in images_below(path)]
+        elif path.is_file():
+            found.append((path.stem, path))
+        else:
+            raise UserError(f"there is no image {path}: no such file or folder")
+    if not found:
+        raise UserError("no image to predict; name image files or folders")
+    return found
+
+
+def _each(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
 
 
 def images_below(folder: Path) -> list[Path]:

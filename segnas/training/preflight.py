@@ -86,8 +86,9 @@ def measure(
 
 
 def part_of(batch: Batch, rows: int, columns: int) -> Batch:
-    """The upper left corner of every image and label."""
-    return Batch(batch.images[..., :rows, :columns], batch.labels[..., :rows, :columns], batch.names)
+    """The upper left corner of every image and of its label, unless that is one for the whole image."""
+    labels = batch.labels[..., :rows, :columns] if batch.labels.dim() == 3 else batch.labels
+    return Batch(batch.images[..., :rows, :columns], labels, batch.names)
 
 
 def require_memory(fixed: float, growing: float, available: float, size: Size, stage: str) -> None:

@@ -30,6 +30,8 @@ class RetrainConfig:
     decay_all: bool = True  # False: no weight decay on biases and normalisation layers
     clip_norm: NonNegativeFloat = 0.0  # of the gradient; 0: not clipped
     class_weights: Literal["none", "median_frequency"] = "none"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target that is spread over all classes
+    auxiliary_weight: NonNegativeFloat = 0.0  # of the loss of an auxiliary head, for networks that have one; 0: no such head
     drop_path: Annotated[float, Field(gt=0, le=1)] = 1.0  # probability of keeping a path, at the last cell and the last step
     batch_norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # moving average of the weights; 0: none
@@ -63,6 +65,8 @@ def recipe(config: RetrainConfig) -> str:
         "Nesterov": config.nesterov,
         f"gradient norm at most {config.clip_norm:g}": config.clip_norm,
         "class weights by median frequency": config.class_weights != "none",
+        f"label smoothing {config.label_smoothing:g}": config.label_smoothing,
+        f"auxiliary loss times {config.auxiliary_weight:g}": config.auxiliary_weight,
         f"scheduled drop path to {config.drop_path:g}": config.drop_path < 1,
         f"moving average {config.ema_decay:g}": config.ema_decay,
         f"starting from {config.weights}": config.weights,

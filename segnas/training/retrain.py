@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +28,11 @@ from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, family_of
-from segnas.tasks.segmentation import cross_entropy
+from segnas.tasks import tasks
+from segnas.tasks.base import cross_entropy
 from segnas.training.device import Device
 from segnas.training.evaluate import EvaluationConfig, score
-from segnas.training.model import TrainedModel, start_from
+from segnas.training.model import TrainedModel, require_task, start_from
 from segnas.training.optimization import (
     ExponentialMovingAverage,
     adamw,
@@ -85,7 +87,7 @@ def retrain(
                     raise Interrupted(this.where())
             values = this.end_epoch(run)
             values.pop("learning_rate")
-            progress.epoch(this.epoch(), this.epochs, {**values, **best_so_far(run)})
+            progress.epoch(this.epoch(), this.epochs, {**values, **best_so_far(run, this.metric)})
             this.save(run)
             if stop.requested and this.step < this.steps:
                 raise Interrupted(this.where())
@@ -95,9 +97,9 @@ def retrain(
     return model
 
 
-def best_so_far(run: Run) -> dict[str, float]:
-    """The best mIoU that was validated in this training, for the terminal; empty before the first."""
-    found = [row["value"] for row in run.metrics("retrain") if row["name"] == "mIoU" and row["value"] is not None]
+def best_so_far(run: Run, metric: str) -> dict[str, float]:
+    """The best value of the metric that was validated in this training, for the terminal; empty before the first."""
+    found = [row["value"] for row in run.metrics("retrain") if row["name"] == metric and row["value"] is not None]
     return {"best": max(found)} if found else {}
 
 
@@ -116,6 +118,7 @@ class Retraining:
         weights: Path | None = None,
     ) -> None:
         """weights: a model file to start from instead of random weights (UserError when they do not fit)."""
+        require_task(architecture, dataset)
         if config.validate_every and not dataset.splits.get("val"):
             raise UserError(f"the data set {dataset.name} has no split 'val' to validate on; set retrain.validate_every=0")
         self.config, self.device, self.seed = config, device, seed
@@ -133,6 +136,9 @@ class Retraining:
             raise UserError(f"networks of the family '{family_of(architecture)}' have no paths to drop; set retrain.drop_path=1")
         if weights is not None:
             console.print(start_from(network, len(dataset.classes), weights))
+        if config.auxiliary_weight:
+            with forked(seed, "retrain", "auxiliary"):
+                add_auxiliary_head(network, len(dataset.classes), family_of(architecture))
         set_batch_norm_momentum(network, config.batch_norm_momentum)
         self.network = device.place(network).train()
         groups = parameter_groups(self.network, config.weight_decay, config.decay_all)
@@ -144,6 +150,7 @@ class Retraining:
         self.average = ExponentialMovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         saved = self.average.network if self.average else self.network
         self.model = TrainedModel(architecture, saved, dataset.classes, normalization, data.resize)
+        self.metric = self.model.task.metric
         self.class_weights = _class_weights(dataset, config, device)
         if config.validate_every:
             self.validation = in_memory(dataset, "val", data.cache)
@@ -166,8 +173,8 @@ class Retraining:
             self.network.set_drop_path(config.drop_path, self.step / self.steps)  # type: ignore[operator]
         with forked(self.seed, "retrain", self.step):  # dropout and drop path
             with self.device.autocast():
-                logits = self.network(self.device.images(batch.images))
-            loss = cross_entropy(logits, self.device.labels(batch.labels), self.class_weights)
+                output = self.network(self.device.images(batch.images))
+            loss = self.loss(output, self.device.labels(batch.labels))
             loss.backward()
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
@@ -179,6 +186,14 @@ class Retraining:
         self.unread.append(loss.detach())
         if self.device.device.type == "cpu" or len(self.unread) == LOG_EVERY:
             self.settle()
+
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        """The loss of a step. output: logits, or (logits, logits of the auxiliary head)."""
+        config, (logits, *auxiliary) = self.config, output if isinstance(output, tuple) else (output,)
+        loss = cross_entropy(logits, labels, self.class_weights, config.label_smoothing)
+        for other in auxiliary:
+            loss = loss + config.auxiliary_weight * cross_entropy(other, labels, self.class_weights, config.label_smoothing)
+        return loss
 
     def settle(self) -> list[float]:
         """Read the losses that are still on the device; all losses of this epoch. UserError when one is no number."""
@@ -214,20 +229,20 @@ class Retraining:
         return values
 
     def end_epoch(self, run: Run) -> dict[str, float]:
-        """Log the mean loss of the epoch and, when it is due, the mIoU on the validation images; what was logged."""
+        """Log the mean loss of the epoch and, when it is due, the metric on the validation images; what was logged."""
         every, losses = self.config.validate_every, self.settle()
         due = every and (self.epoch() % every == 0 or self.step == self.steps)
-        values = self.log(run, losses, **({"mIoU": self.validate()} if due else {}))
+        values = self.log(run, losses, **({self.metric: self.validate()} if due else {}))
         self.final_loss = values["loss"]
         self.losses = []
         return values
 
     def validate(self) -> float:
-        """mIoU in percent on the validation images, whole, single scale, of the weights that would be saved now."""
+        """The metric in percent on the validation images, whole, single scale, of the weights that would be saved now."""
         self.model.network.eval()
-        found = score(self.model, self.validation, EvaluationConfig(), self.device).mIoU
+        found = score(self.model, self.validation, EvaluationConfig(), self.device)
         self.network.train()
-        return found
+        return self.model.task.deciding(found)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `load` goes on bit by bit."""
@@ -284,9 +299,19 @@ class Retraining:
         return TrainedModel.load(run.path)
 
 
+def add_auxiliary_head(network: nn.Module, num_classes: int, family: str) -> None:
+    """Give the network its auxiliary head, with which it returns two logits in training; UserError when it has none to give."""
+    add = getattr(network, "add_auxiliary_head", None)
+    if add is None:
+        raise UserError(f"networks of the family {family} have no auxiliary head; set retrain.auxiliary_weight=0")
+    add(num_classes)
+
+
 def _class_weights(dataset: Dataset, config: RetrainConfig, device: Device) -> Tensor | None:
     if config.class_weights == "none":
         return None
-    labels = (dataset.read("train", index).label for index in range(len(dataset.splits["train"])))
+    labels: Iterable[np.ndarray] = (dataset.read("train", index).label for index in range(len(dataset.splits["train"])))
+    if not tasks[dataset.task].dense:
+        labels = [np.stack(list(labels))]  # a class's frequency is its share of the images
     weights = median_frequency_weights(class_pixels(labels, len(dataset.classes)))
     return device.labels(torch.tensor(weights, dtype=torch.float32))

@@ -40,8 +40,8 @@ def test_miou_is_that_of_the_resized_images_each_counted_once(exported, model):
     parity = check(exported, model)
     assert parity.passed
     assert parity.images == 3
-    assert parity.mIoU_torch == pytest.approx(expected)
-    assert parity.mIoU_onnx == pytest.approx(expected, abs=0.1)
+    assert parity.score_torch == pytest.approx(expected)
+    assert parity.score_onnx == pytest.approx(expected, abs=0.1)
     assert 0 < parity.largest_logit_difference < 0.1 * parity.tolerance
 
 
@@ -81,7 +81,7 @@ def test_a_graph_for_one_image_at_a_time_fails(exported, model):
 def test_bytes_that_are_no_graph_fail(exported, model):
     parity = check(exported, model, b"no graph")
     assert not parity.passed
-    assert np.isnan([parity.largest_logit_difference, parity.agreement, parity.mIoU_torch]).all()
+    assert np.isnan([parity.largest_logit_difference, parity.agreement, parity.score_torch]).all()
     assert "\n" not in parity.problem
 
 

@@ -84,7 +84,7 @@ def test_a_histogram_counts_every_image_once() -> None:
 
 def evaluation(matrix: list[list[float]]) -> Evaluation:
     classes = tuple(ClassScore(f"c{index}", (index, 0, 0), IoU=50.0) for index in range(len(matrix)))
-    return Evaluation("val", 50.0, classes, confusion=tuple(map(tuple, matrix)))
+    return Evaluation("val", classes, mIoU=50.0, confusion=tuple(map(tuple, matrix)))
 
 
 def test_confusion_rows_sum_to_one_or_are_marked_as_never_labelled() -> None:
@@ -156,7 +156,7 @@ def test_the_kept_epoch_is_stated_or_the_one_that_decoded_the_same(make_run: Cal
 
 def test_a_sound_run_on_a_gpu_has_no_warning(make_run: Callable[[], Run]) -> None:
     information = gather(make_run())
-    good = Evaluation("test", 90.0, (ClassScore("a", (0, 0, 0), 90.0),), protocol={"images": 500})
+    good = Evaluation("test", (ClassScore("a", (0, 0, 0), 90.0),), mIoU=90.0, protocol={"images": 500})
     assert information.search is not None
     assert information.data is not None
     assert information.latency is not None

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from segnas.data.base import IGNORE
-from segnas.tasks.segmentation import confusion_matrix, cross_entropy, scores
+from segnas.tasks.base import confusion_matrix, cross_entropy, scores
 
 
 def drawn(seed: int, num_classes: int, shape: tuple[int, ...], never: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def test_scores_are_those_of_sets_of_pixels(seed: int, num_classes: int, never: 
         union = predicted | labelled
         expected = 100 * len(predicted & labelled) / len(union) if union else None
         assert found.iou[index] == pytest.approx(expected)
-        assert found.pixels[index] == len(labelled)
+        assert found.labels[index] == len(labelled)
         iou += [expected] if union else []
         accuracy += [100 * len(predicted & labelled) / len(labelled)] if labelled else []
     assert found.absent == tuple(index for index in range(num_classes) if found.iou[index] is None)

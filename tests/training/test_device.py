@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segnas.errors import UserError
-from segnas.tasks.segmentation import cross_entropy
+from segnas.tasks.base import cross_entropy
 from segnas.training.device import Device, DeviceConfig, launch
 
 

@@ -103,7 +103,8 @@ def test_what_is_written(model: TrainedModel, drawn: Any, device: Device, tmp_pa
     evaluate(model, drawn, EvaluationConfig(scales=(0.5, 1.0), flip=True), device, Run(tmp_path))
     written = json.loads((tmp_path / "evaluation.json").read_text())
     figures = ["mIoU", "mAcc", "aAcc", "classes", "confusion", "absent_classes", "images", "seconds"]
-    assert list(written) == ["split", "protocol", *figures]
+    assert list(written) == ["split", "task", "metric", "protocol", *figures]
+    assert (written["task"], written["metric"]) == ("segmentation", "mIoU")
     protocol = written["protocol"]
     assert list(protocol) == ["split", "images", "resolution", "scales", "flip", "label_size", "precision", "device", "text"]
     assert protocol["resolution"] == "27x33 to 30x36"
