@@ -34,6 +34,7 @@ from segnas.report import write_report as write_page
 from segnas.runs.progress import console
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
+from segnas.spaces.darts import INPUTS
 from segnas.systems.base import load_system
 from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
@@ -48,8 +49,6 @@ from segnas.workplace import Plan, Workplace, opened, plan, planned, reopened, r
 
 DEFAULT_PRESET = "small"
 PARITY_IMAGES = 20
-CITYSCAPES_SIZE = (1025, 2049)
-CITYSCAPES_CLASSES = 19  # counted with when nothing says how many classes there are: the papers' tables do
 
 
 def search(
@@ -76,13 +75,16 @@ def retrain(
     preset: str | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    form: str | None = None,
 ) -> TrainedModel:
     """Train an architecture from scratch: that of a run, or of a JSON file or zoo name.
 
     A run is trained where it lies, with its own configuration and data; a file or name needs `data` and `out`.
+    form: of a network of DARTS cells from a file or the zoo.
     """
-    architecture = zoo.find(str(source))
+    architecture = zoo.find(str(source), form)
     if out is None and Path(source).is_dir():
+        _refuse({"--form": form}, f"{source} is trained as it was found")
         asked = resumed(Path(source), None, data, preset, overrides)
         with opened(asked, Path(source), True, ["retrain"], architecture) as place:
             return _retrain(place)
@@ -173,27 +175,64 @@ def load(path: str | Path) -> TrainedModel:
 
 
 def count(
-    source: str | Path, size: tuple[int, int] | None = None, num_classes: int | None = None, overrides: Sequence[str] = ()
+    source: str | Path,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    overrides: Sequence[str] = (),
+    form: str | None = None,
 ) -> Counts:
     """Parameters and multiply-adds of a zoo name, JSON file or run; `filters=4` and the like override the network's options.
 
-    size: (height, width) and num_classes: None means the run's own, and 1025x2049 with 19 classes for anything else.
+    size: (height, width) and num_classes: None means the run's own, and for anything else those that papers count with, see
+    `usual_input`. form: of a network of DARTS cells.
     """
-    architecture = zoo.with_options(zoo.find(str(source)), overrides)
-    return count_architecture(architecture, size or input_size(source), num_classes or classes_of(source))
+    architecture = zoo.with_options(zoo.find(str(source), form), overrides)
+    own_size, own_classes = usual_input(source, architecture)
+    return count_architecture(architecture, size or own_size, num_classes or own_classes)
 
 
-def input_size(source: str | Path) -> tuple[int, int]:
-    """(height, width) at which a trained run sees its images; that of Cityscapes, as the papers count, for anything else."""
-    cost = Path(source) / "cost.json"
-    height, width = Run(Path(source)).read_json("cost.json")["size"] if cost.exists() else CITYSCAPES_SIZE
-    return height, width
+def usual_input(source: str | Path, architecture: Architecture) -> tuple[tuple[int, int], int]:
+    """(height, width) at which a trained run sees its images, and its number of classes.
+
+    For anything else those that papers count with: of Cityscapes, or of the data set that a form of DARTS networks is for.
+    """
+    path = Path(source)
+    form = getattr(getattr(architecture, "network", None), "form", "segmentation")
+    size, classes = INPUTS[form]
+    if (path / "cost.json").exists():
+        height, width = Run(path).read_json("cost.json")["size"]
+        size = (height, width)
+    if (path / "data.json").exists():
+        classes = len(Run(path).read_json("data.json")["classes"])
+    return size, classes
 
 
-def classes_of(source: str | Path) -> int:
-    """The number of classes of a run; that of Cityscapes for anything else."""
-    data = Path(source) / "data.json"
-    return len(Run(Path(source)).read_json("data.json")["classes"]) if data.exists() else CITYSCAPES_CLASSES
+def published(size: tuple[int, int] | None = None, form: str | None = None) -> list[dict[str, Any]]:
+    """The networks of the zoo, smallest first: our counts beside the figures that their papers print.
+
+    size: None means that of the paper's figures. form: of the networks of DARTS cells.
+    """
+    rows = []
+    for entry in map(zoo.load, zoo.names()):
+        entry = entry if form is None else zoo.in_form(entry, form)
+        own_size, classes = usual_input("", entry.architecture)
+        shape = size or own_size
+        counts = count_architecture(entry.architecture, shape, classes)
+        multiply_adds = entry.paper.get("multiply_adds_g") if shape == own_size else None
+        rows.append(
+            {
+                "name": entry.name,
+                "size": list(shape),
+                "classes": classes,
+                "parameters": counts.parameters,
+                "multiply_adds": counts.multiply_adds,
+                "paper_multiply_adds": counts.paper_multiply_adds,
+                "printed_parameters_m": entry.paper.get("parameters_m"),
+                "printed_multiply_adds_g": multiply_adds,
+                "paper": entry.paper,
+            }
+        )
+    return sorted(rows, key=lambda row: int(row["parameters"]))
 
 
 def latency(
@@ -206,6 +245,7 @@ def latency(
     threads: int | None = None,
     precision: Precision | None = None,
     channels_last: bool | None = None,
+    form: str | None = None,
     **timing: Any,
 ) -> Latency:
     """Time one pass of a zoo name, JSON file, run or exported .onnx file; `timing`: warmup, runs, time_limit_s, seed.
@@ -216,17 +256,17 @@ def latency(
     latency.json of a trained run is replaced only when nothing besides `source` is given.
     """
     path = Path(source)
-    given = {"--classes": num_classes, "KEY=VALUE": overrides, "--device": device, "--precision": precision}
+    given = {"--classes": num_classes, "KEY=VALUE": overrides, "--device": device, "--precision": precision, "--form": form}
     if path.suffix == ".onnx" and not path.is_dir():
         fixed = {**given, "--device": device not in (None, "cpu"), "--precision": precision not in (None, "32")}
         _refuse({**fixed, "channels_last": channels_last}, f"{source} is timed in onnxruntime, on the CPU, in float32")
         return measure_onnx_latency(path, size, batch, threads, **timing)
-    architecture = zoo.with_options(zoo.find(str(source)), overrides)
+    architecture = zoo.with_options(zoo.find(str(source), form), overrides)
     trained = (path / "model.safetensors").exists()
     own = trained and batch == 1 and not any((*given.values(), size, threads, channels_last is not None, timing))
     if size is None and not trained:
         raise UserError(f"{source} is no trained run: say the input size (--size HxW)")
-    model = TrainedModel.load(path) if trained and not overrides else None
+    model = TrainedModel.load(path) if trained and not overrides and form is None else None
     if model is not None:
         _refuse({"--classes": num_classes}, f"{source} is timed as trained, with its {len(model.classes)} classes")
     config = planned(Run.open(path)).config.device if (path / "config.yaml").exists() else DeviceConfig(accelerator="cpu")
@@ -239,7 +279,7 @@ def latency(
     }
     shape = (batch, 3, *(size or Run(path).read_json("cost.json")["size"]))
     if model is None:
-        return measure_latency(build(architecture, num_classes or classes_of(path)), shape, **conditions)
+        return measure_latency(build(architecture, num_classes or usual_input(path, architecture)[1]), shape, **conditions)
     measured = _measure_trained(model, shape, **conditions)
     if own:
         with working_on(Run.open(path)) as found:

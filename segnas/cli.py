@@ -58,8 +58,9 @@ MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="wh
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
+Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="of DARTS cells: cifar, imagenet or segmentation")]
 Size = Annotated[str | None, typer.Option("--size", metavar="HxW", help="height x width of the input, such as 360x480")]
-NumClasses = Annotated[int | None, typer.Option("--classes", metavar="K", min=1, help="[default: the run's, else 19]")]
+NumClasses = Annotated[int | None, typer.Option("--classes", metavar="K", min=1, help="[default: the run's, else the papers']")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, with exact figures")]
 
 
@@ -127,6 +128,7 @@ def retrain(
     data: Data = None,
     out: Out = None,
     preset: Preset = None,
+    form: Form = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
@@ -134,7 +136,7 @@ def retrain(
     from segnas import api
     from segnas.runs.run import Run
 
-    api.retrain(source, data, out, preset, overrides or (), resume)
+    api.retrain(source, data, out, preset, overrides or (), resume, form)
     figures = Run.open(out or Path(source)).read_json("retrain.json")
     print_figures(figures, as_json, f"{out or source}/model.safetensors")
 
@@ -226,6 +228,7 @@ def latency(
         str | None, typer.Option("--precision", metavar="NAME", help="32 or bf16 [default: the run's, else 32]")
     ] = None,
     classes: NumClasses = None,
+    form: Form = None,
     as_json: AsJson = False,
 ) -> None:
     """Milliseconds from pixels to logits. Median, quartiles, and whether they were steady.
@@ -237,7 +240,7 @@ def latency(
 
     chosen = None if precision is None else checked_precision(precision)
     shape = parse_size(size) if size else None
-    measured = api.latency(source, shape, classes, overrides or (), batch, device, threads, chosen)
+    measured = api.latency(source, shape, classes, overrides or (), batch, device, threads, chosen, form=form)
     if as_json:
         print_json(measured.to_json())
         return
@@ -256,16 +259,19 @@ def latency(
 def count(
     source: Network,
     overrides: Options = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="[default: the run's, else 1025x2049]")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="[default: the run's, else the papers']")] = None,
     classes: NumClasses = None,
+    form: Form = None,
     as_json: AsJson = False,
 ) -> None:
     """Exact parameters and multiply-adds of a network, by part."""
     from segnas import api
+    from segnas import zoo as collection
 
-    shape = parse_size(size) if size else api.input_size(source)
-    classes = classes or api.classes_of(source)
-    counts = asdict(api.count(source, shape, classes, overrides or ()))
+    architecture = collection.find(source, form)
+    own_size, own_classes = api.usual_input(source, architecture)
+    shape, classes = parse_size(size) if size else own_size, classes or own_classes
+    counts = asdict(api.count(source, shape, classes, overrides or (), form))
     if as_json:
         print_json({**counts, "size": list(shape), "classes": classes})
         return
@@ -278,31 +284,11 @@ def count(
 
 
 @app.command()
-def zoo(size: Size = None, as_json: AsJson = False) -> None:
+def zoo(size: Size = None, form: Form = None, as_json: AsJson = False) -> None:
     """Published architectures: our counts beside the papers'. For the paper's input size and classes, unless --size is given."""
-    from segnas import zoo as collection
-    from segnas.costs.counts import count as count_architecture
+    from segnas import api
 
-    given = parse_size(size) if size else None
-    rows = []
-    for entry in map(collection.load, collection.names()):
-        published = tuple(entry.paper["size"])
-        shape = given or published
-        counts = count_architecture(entry.architecture, shape, entry.paper["classes"])
-        rows.append(
-            {
-                "name": entry.name,
-                "size": list(shape),
-                "classes": entry.paper["classes"],
-                "parameters": counts.parameters,
-                "multiply_adds": counts.multiply_adds,
-                "paper_multiply_adds": counts.paper_multiply_adds,
-                "printed_parameters_m": entry.paper["parameters_m"],
-                "printed_multiply_adds_g": entry.paper["multiply_adds_g"] if shape == published else None,
-                "paper": entry.paper,
-            }
-        )
-    rows.sort(key=lambda row: row["parameters"])
+    rows = api.published(parse_size(size) if size else None, form)
     if as_json:
         print_json(rows)
     else:
@@ -381,7 +367,7 @@ def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
                 row["name"],
                 "x".join(map(str, row["size"])),
                 in_units(row["parameters"], 1e6, 2),
-                f"{row['printed_parameters_m']:.2f}",
+                "-" if row["printed_parameters_m"] is None else f"{row['printed_parameters_m']:.2f}",
                 in_units(ours, 1e9, 2),
                 "-" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']:.2f}",
             )

@@ -29,7 +29,8 @@ from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
 from segnas.runs.progress import console, duration
 from segnas.runs.run import Run, environment, first_difference, working_on
-from segnas.spaces.architecture import Architecture
+from segnas.spaces.architecture import Architecture, family_of
+from segnas.spaces.width import filters_of, widths
 from segnas.systems.base import Job, load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.training.device import Device, launch
@@ -235,8 +236,9 @@ def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     batches = this.remaining_batches()
     batch: Batch = next(batches)
     loading = seconds_of(lambda: next(batches, None))
-    filters = job.config.network.filters if hasattr(job.config, "network") else None
-    size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", "network.filters")
+    key = widths[family_of(architecture)].filters if hasattr(job.config, "network") else ""
+    filters = filters_of(architecture) if key else None
+    size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", key)
     measured = measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
     return measured.with_loading(loading, job.config.data.workers)
 

@@ -99,6 +99,11 @@ USUAL = {  # (channels, layers) of a form: the paper's, and ours for segmentatio
     "imagenet": (48, 14),
     "segmentation": (32, 12),
 }
+INPUTS = {  # ((height, width), classes) that a form's published figures are for; Cityscapes for segmentation
+    "cifar": ((32, 32), 10),
+    "imagenet": ((224, 224), 1000),
+    "segmentation": ((1025, 2049), 19),
+}
 
 
 @families.register("darts")

@@ -123,8 +123,8 @@ class Relaxation(nn.Module):
         normal, reduction = (self._seen(logits.softmax(dim=-1), detached) for logits in (self.normal, self.reduction))
         if not self.weighs_edges:
             return Mixture(normal, reduction)
-        between = (self._seen(self._over_blocks(logits), detached) for logits in (self.normal_edges, self.reduction_edges))
-        return Mixture(normal, reduction, *between)
+        first, second = (self._seen(self._over_blocks(logits), detached) for logits in (self.normal_edges, self.reduction_edges))
+        return Mixture(normal, reduction, first, second)
 
     @staticmethod
     def _seen(weights: Tensor, detached: bool) -> Tensor:

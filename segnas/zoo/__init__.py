@@ -19,8 +19,9 @@ from typing import Any
 
 from segnas import config
 from segnas.errors import UserError, did_you_mean
-from segnas.spaces import auto_deeplab  # noqa: F401  (files its family)
+from segnas.spaces import auto_deeplab, hand_made  # noqa: F401  (file their families)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
+from segnas.spaces.darts import with_form
 from segnas.spaces.hand_made import HAND_MADE
 
 
@@ -47,8 +48,27 @@ def load(name: str) -> ZooEntry:
     return ZooEntry(name, from_json(values, where=name), values["paper"])
 
 
-def find(name_or_path: str) -> Architecture:
-    """The architecture of this zoo name, in this JSON file, or in this run directory; raises UserError when there is none."""
+def in_form(entry: ZooEntry, form: str) -> ZooEntry:
+    """The entry as another form of network; `paper` then lacks the figures that are not printed of that form.
+
+    An entry without forms is returned as it is. Raises UserError for an unknown form.
+    """
+    if family_of(entry.architecture) != "darts" or form == entry.architecture.network.form:
+        return entry
+    about = {key: entry.paper[key] for key in ("title", "authors", "venue", "arxiv", "network")}
+    return ZooEntry(entry.name, with_form(entry.architecture, form), {**about, **entry.paper.get("forms", {}).get(form, {})})
+
+
+def find(name_or_path: str, form: str | None = None) -> Architecture:
+    """The architecture of this zoo name, in this JSON file, or in this run directory; raises UserError when there is none.
+
+    form: of the network of DARTS cells, with that form's usual channels and layers; None leaves it as it is.
+    """
+    found = _find(name_or_path)
+    return found if form is None else with_form(found, form)
+
+
+def _find(name_or_path: str) -> Architecture:
     if name_or_path in names():
         return load(name_or_path).architecture
     path = Path(name_or_path)
