@@ -19,7 +19,7 @@ from typing import Any
 import segnas
 from segnas.config import flat, from_dict, override, replace, to_dict
 from segnas.costs.memory import available_memory
-from segnas.data import describe, open_dataset
+from segnas.data import absolute_data, describe, open_dataset
 from segnas.data.base import Dataset
 from segnas.data.check import require
 from segnas.data.loading import Batch
@@ -88,7 +88,7 @@ class Workplace:
 def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
     """The resolved configuration of a command; UserError for an unknown system, preset or key, or a value that does not fit."""
     config: Any = run_preset(preset_name) if system is None else preset(load_system(system), preset_name)
-    return Plan(_system(system), preset_name, _dataset(data), absolute_weights(override(config, overrides)))
+    return Plan(_system(system), preset_name, absolute_data(data), absolute_weights(override(config, overrides)))
 
 
 def absolute_weights(config: Any) -> Any:
@@ -110,7 +110,7 @@ def planned(run: Run) -> Plan:
 def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
-    dataset = stored.dataset if data is None else _dataset(data)
+    dataset = stored.dataset if data is None else absolute_data(data)
     return Plan(
         _system(system) or stored.system,
         preset_name or stored.preset,
@@ -295,11 +295,6 @@ def fingerprint(dataset: Dataset) -> str:
 def as_override(value: Any) -> str:
     """A value as `override` reads it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def _dataset(data: str) -> str:
-    """What config.yaml says of the data: the demo, or a folder wherever the run is continued from."""
-    return data if data == "demo" else str(Path(data).absolute())
 
 
 def _system(name: str | None) -> str | None:
