@@ -201,7 +201,8 @@ def other_colors(values: np.ndarray, stored: Palette, expected: Palette) -> str:
     for index, key in _shown(values, stored).items():
         right = int(pack(np.asarray(expected[index])))
         if key != right:
-            return f"index {index} is {_color_text(key)} instead of {_color_text(right)}"
+            shown = "beyond it" if key < 0 else f"{_color_text(key)} instead of {_color_text(right)}"
+            return f"index {index} is {shown}"
     return ""
 
 
