@@ -53,7 +53,7 @@ Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="
 Protocol = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="split=test, scales=[0.75,1.0,1.25], flip=true, batch_size=4")
 ]
-Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="folder of images and masks, or 'demo'")]
+Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="folder of images and masks, FORMAT:DIR, or 'demo'")]
 MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="where the run's images lie now, if they moved")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
@@ -314,9 +314,10 @@ def systems(as_json: AsJson = False) -> None:
 
 @data_app.command("check", epilog=examples("data check my_images", "data check my_images --json"))
 def data_check(
-    data: Annotated[str, typer.Argument(metavar="DIR", help="folder of images and masks, or 'demo'")], as_json: AsJson = False
+    data: Annotated[str, typer.Argument(metavar="DIR", help="folder of images and masks, FORMAT:DIR, or 'demo'")],
+    as_json: AsJson = False,
 ) -> None:
-    """Whether a folder can be trained on. Reads every image and mask; exit status 2 when something is wrong."""
+    """Whether a data set can be trained on. Reads every image and mask; exit status 2 when something is wrong."""
     from segnas.data.check import check
 
     found = check(data)

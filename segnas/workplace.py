@@ -19,7 +19,7 @@ from typing import Any
 import segnas
 from segnas.config import flat, from_dict, override, replace, to_dict
 from segnas.costs.memory import available_memory
-from segnas.data import describe, open_dataset, task_of_data
+from segnas.data import absolute_data, describe, open_dataset, task_of_data
 from segnas.data.base import Dataset
 from segnas.data.check import require
 from segnas.data.loading import Batch
@@ -92,7 +92,7 @@ def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[st
     UserError for an unknown system, preset or key, a value that does not fit, or a system that is not for the data's task.
     """
     config = preset_config(system, preset_name, task_of_data(data))
-    return Plan(_system(system), preset_name, _dataset(data), absolute_weights(override(config, overrides)))
+    return Plan(_system(system), preset_name, absolute_data(data), absolute_weights(override(config, overrides)))
 
 
 def preset_config(system: str | None, preset_name: str, task: str) -> Any:
@@ -119,7 +119,7 @@ def planned(run: Run) -> Plan:
 def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
-    dataset = stored.dataset if data is None else _dataset(data)
+    dataset = stored.dataset if data is None else absolute_data(data)
     return Plan(
         _system(system) or stored.system,
         preset_name or stored.preset,
@@ -307,11 +307,6 @@ def fingerprint(dataset: Dataset) -> str:
 def as_override(value: Any) -> str:
     """A value as `override` reads it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def _dataset(data: str) -> str:
-    """What config.yaml says of the data: the demo, or a folder wherever the run is continued from."""
-    return data if data == "demo" else str(Path(data).absolute())
 
 
 def _system(name: str | None) -> str | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +57,38 @@ class Dataset(Protocol):
 
     def size(self, split: str, index: int) -> tuple[int, int]:
         """(height, width) of the image, without decoding it where the format allows."""
+        ...
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """What a data set that was read from a folder knows besides.
+
+    path: the folder; notes: what a user should know; problems: one line for everything for which training refuses the set.
+    """
+
+    path: Path
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def description(self) -> dict[str, Any]:
+        """Plain values to write down with a run: path, layout, split (how the splits came about), notes."""
+        ...
+
+
+class Reader(Dataset, FromFiles, Protocol):
+    """A data set that is read from a folder of one format. title: the format's name; shape: what its folder holds."""
+
+    title: str
+    shape: str
+
+    def __init__(self, path: Path, seed: int = 0) -> None:
+        """Reads what the set consists of; seed: for a split that is drawn. Raises UserError when there is no such set."""
+        ...
+
+    @staticmethod
+    def recognises(path: Path) -> Path | None:
+        """The folder of the set that `path` is or directly holds, judged by a few names; None when it is no such set."""
         ...
 
 

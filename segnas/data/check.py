@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segnas.data import open_dataset
-from segnas.data.base import IGNORE, Dataset
+from segnas.data.base import IGNORE, Dataset, FromFiles
 from segnas.data.classes import CLASS_FILE, like_grey_levels
 from segnas.data.folder import Folder
 from segnas.data.masks import UnknownIds
@@ -40,9 +40,10 @@ class Unknown:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """pairs: images with a mask; readable: of these, the ones without fault, from which the rest is counted.
+    """pairs: images with a label; readable: of these, the ones without fault, from which the rest is counted.
 
-    sizes: ((height, width), images of this size), the most frequent first.
+    sizes: ((height, width), images of this size), the most frequent first. classes: counted in pixels, or in images where each
+    has one class.
     """
 
     pairs: int
@@ -65,6 +66,7 @@ class Report:
     suggestions: tuple[str, ...]
     unknown: tuple[Unknown, ...]
     crop: tuple[int, int] | None
+    task: str = "segmentation"
 
     @property
     def ok(self) -> bool:
@@ -72,7 +74,7 @@ class Report:
         return not self.problems
 
     def frequencies(self, split: str) -> tuple[float, ...]:
-        """Percent of all pixels of the split, ignored ones included, for each class."""
+        """Percent of all pixels of the split, ignored ones included, for each class; of its images where each has one class."""
         counts = self.splits[split].classes
         total = sum(counts.pixels) + counts.ignored
         return tuple(100 * pixels / max(1, total) for pixels in counts.pixels)
@@ -80,8 +82,12 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """A table to print: a header, then for each class its percentage of the pixels of each split; ignored pixels last.
 
-        A split of which nothing could be read has "-" everywhere.
+        Where each image has one class: the number of its images. A split of which nothing could be read has "-" everywhere.
         """
+        if self.task == "classification":
+            counts = [figures.classes.pixels if figures.readable else None for figures in self.splits.values()]
+            numbers = [[f"{count:,}" for count in one] if one else ["-"] * len(self.class_names) for one in counts]
+            return [("class", *(f"{split} images" for split in self.splits)), *zip(self.class_names, *numbers, strict=True)]
         columns = [self._column(split) for split in self.splits]
         header = ("class", *(f"{split} %" for split in self.splits))
         return [header, *zip((*self.class_names, "(ignored)"), *columns, strict=True)]
@@ -89,7 +95,8 @@ class Report:
     def lines(self, limit: int = LINES_SHOWN) -> list[str]:
         """What to print beside the table; of problems, and of warnings, at most `limit` and how many more there are."""
         counts = ", ".join(f"{split} {figures.pairs}" for split, figures in self.splits.items())
-        lines = [f"{self.name}: {sum(figures.pairs for figures in self.splits.values())} pairs ({counts}), {self._sizes()}"]
+        what = "images" if self.task == "classification" else "pairs"
+        lines = [f"{self.name}: {sum(figures.pairs for figures in self.splits.values())} {what} ({counts}), {self._sizes()}"]
         lines += [f"note: {note}" for note in self.notes]
         for word, found in (("problem", self.problems), ("warning", self.warnings)):
             lines += [f"{word}: {line}" for line in found[:limit]]
@@ -143,20 +150,21 @@ def check(data: Dataset | str | Path, seed: int = 0) -> Report:
     splits = {split: _figures([one for one in seen if one.split == split], len(dataset.classes)) for split in dataset.splits}
     faults = [one.error for one in seen if one.error is not None]
     unknown = tuple(Unknown(str(error.file), error.ids, error.allowed) for error in faults if isinstance(error, UnknownIds))
-    structure = dataset.problems if isinstance(dataset, Folder) else ()
-    crop = _crop([one.size for one in seen if one.error is None])
+    structure = (*_no_training_images(dataset), *(dataset.problems if isinstance(dataset, FromFiles) else ()))
+    crop = _crop([one.size for one in seen if one.error is None]) if dataset.task == "segmentation" else None
     refused, doubtful = _grey_levels(dataset, splits)
     return Report(
         name=dataset.name,
-        where=str(dataset.path) if isinstance(dataset, Folder) else dataset.name,
+        where=str(dataset.path) if isinstance(dataset, FromFiles) else dataset.name,
         class_names=dataset.classes.names,
         splits=splits,
-        notes=dataset.notes if isinstance(dataset, Folder) else (),
+        notes=dataset.notes if isinstance(dataset, FromFiles) else (),
         problems=(*structure, *(str(error) for error in faults), *refused, *_too_few_classes(dataset, splits)),
         warnings=(*doubtful, *_absent(dataset, splits), *_all_ignored(seen), *_leaks(seen), *_palettes(dataset)),
         suggestions=_suggestions(dataset, unknown, crop),
         unknown=unknown,
         crop=crop,
+        task=dataset.task,
     )
 
 
@@ -187,6 +195,13 @@ def _figures(seen: Sequence[_Seen], num_classes: int) -> SplitFigures:
     return SplitFigures(len(seen), len(counts), ordered, add_class_pixels(counts, num_classes))
 
 
+def _no_training_images(dataset: Dataset) -> list[str]:
+    if dataset.splits.get("train"):
+        return []
+    splits = " and ".join(dataset.splits) or "nothing"
+    return [f"there are no training images (there is {splits}): the set can be evaluated on, but not trained on"]
+
+
 def _too_few_classes(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> list[str]:
     """One class alone teaches nothing, and a split without a single class cannot be scored."""
     problems = []
@@ -195,7 +210,8 @@ def _too_few_classes(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> li
         if figures.readable and not present:
             problems.append(f"the masks of the split '{split}' hold nothing but ignored pixels")
         elif figures.readable and split == "train" and len(present) == 1:
-            problems.append(f"the training masks hold one class only ('{present[0]}'); at least 2 must occur")
+            what = "masks hold" if dataset.task == "segmentation" else "images are of"
+            problems.append(f"the training {what} one class only ('{present[0]}'); at least 2 must occur")
     return problems
 
 
@@ -228,7 +244,7 @@ def _absent(dataset: Dataset, splits: Mapping[str, SplitFigures]) -> list[str]:
     for train_id, name in enumerate(dataset.classes.names):
         where = [split for split, pixels in counts.items() if pixels[train_id]]
         if not where:
-            warnings.append(f"the class '{name}' occurs in no mask")
+            warnings.append(f"the class '{name}' occurs in no {'mask' if dataset.task == 'segmentation' else 'image'}")
         elif "train" in counts and "train" not in where:
             warnings.append(f"the class '{name}' occurs in {' and '.join(where)} but never in train: it cannot be learned")
     return warnings
@@ -286,6 +302,8 @@ def _suggestions(dataset: Dataset, unknown: Sequence[Unknown], crop: tuple[int, 
     lines = []
     if crop is not None:
         lines.append(f"data.crop=[{crop[0]}, {crop[1]}]")
+    if not isinstance(dataset, Folder):  # no classes.json is read
+        return tuple(lines)
     ids = {value for one in unknown for value in one.ids}
     if len(ids) == 1 and (only := min(ids)).isdigit():
         lines.append(f'if {only} marks pixels without a class, write "ignore_index": {only} into classes.json')

@@ -59,13 +59,13 @@ def find_layout(root: Path, seed: int) -> Layout:
 
     A split that is drawn depends on the names of the samples and on the seed alone.
     """
-    _refuse_no_folder(root)
+    refuse_no_folder(root, SHAPE)
     kind, folders = _split_folders(root)
     if not folders:
         images, labels = _folder(root, IMAGE_FOLDERS), _folder(root, LABEL_FOLDERS)
         if images is None or labels is None:
             raise UserError(_what_is_missing(root, images, labels))
-        pairs, problems = _pairs(images, labels)
+        pairs, problems = pairs_of(images, labels)
         lists = _lists(root)
         if not lists:
             return _draw_held_out({"train": pairs}, "flat folders", "", (), problems, seed)
@@ -79,11 +79,18 @@ def find_layout(root: Path, seed: int) -> Layout:
         if labels is None or (split != "train" and not _files(images, IMAGE_SUFFIXES, "images")):
             notes += (f"the split '{split}' is left out: {images} has no {'images' if labels else 'masks'}",)
             continue
-        pairs, wrong = _pairs(images, labels)
+        pairs, wrong = pairs_of(images, labels)
         splits[split], problems = pairs, problems + wrong
     if "train" not in splits:
         raise UserError(f"{root} has no training images with masks (splits found: {', '.join(folders)}); expected {SHAPE}")
     return _draw_held_out(splits, kind, "folders", notes, problems, seed)
+
+
+def has_layout(root: Path) -> bool:
+    """Whether a folder is arranged as above, complete or not."""
+    if not root.is_dir():
+        return False
+    return bool(_split_folders(root)[1]) or None not in (_folder(root, IMAGE_FOLDERS), _folder(root, LABEL_FOLDERS))
 
 
 def _draw_held_out(
@@ -134,7 +141,7 @@ def _split_folders(root: Path) -> tuple[str, dict[str, tuple[Path, Path | None]]
     return "split folders outside", found
 
 
-def _pairs(images: Path, labels: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+def pairs_of(images: Path, labels: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     """The pairs of two folders in the order of their names, and a line for each file left over.
 
     A mask belongs to the image of the same name, or of the same name and an ending such as `_mask`. Raises UserError when there
@@ -209,14 +216,8 @@ def _listed(pairs: Iterable[Pair], lists: Mapping[str, Path]) -> tuple[dict[str,
     taken: dict[str, str] = {}
     problems = []
     for split, path in lists.items():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise UserError(f"cannot read {path}: a list is UTF-8 text with one name a line") from None
         chosen = []
-        for number, line in enumerate((line.strip() for line in lines), start=1):
-            if not line:
-                continue
+        for number, line in read_list(path):
             bare = line.rsplit(".", 1)[0] if line.lower().endswith(IMAGE_SUFFIXES) else line
             pair = by_name.get(bare) or by_stem.get(Path(bare).name)
             if pair is None:
@@ -233,19 +234,29 @@ def _listed(pairs: Iterable[Pair], lists: Mapping[str, Path]) -> tuple[dict[str,
     return splits, tuple(problems)
 
 
+def read_list(path: Path) -> list[tuple[int, str]]:
+    """(line number, name) for each name in a list; raises UserError when it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"cannot read {path}: a list is UTF-8 text with one name a line") from None
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
 def _folder(parent: Path, names: Iterable[str]) -> Path | None:
     """The first sub-folder with one of these names, in any case."""
     there = {path.name.lower(): path for path in sorted(parent.iterdir(), reverse=True) if path.is_dir()}
     return next((there[name] for name in names if name in there), None)
 
 
-def _refuse_no_folder(root: Path) -> None:
+def refuse_no_folder(root: Path, shape: str) -> None:
+    """Raise UserError for what is no folder or holds nothing; `shape` says what it should hold."""
     if not root.exists():
-        raise UserError(f"there is no folder {root}; give a folder with {SHAPE}, or 'demo'")
+        raise UserError(f"there is no folder {root}; give a folder with {shape}, or 'demo'")
     if not root.is_dir():
-        raise UserError(f"{root} is a file; give the folder with {SHAPE}")
+        raise UserError(f"{root} is a file; give the folder with {shape}")
     if not any(path for path in root.iterdir() if not path.name.startswith(".")):
-        raise UserError(f"the folder {root} is empty; expected {SHAPE}")
+        raise UserError(f"the folder {root} is empty; expected {shape}")
 
 
 def _what_is_missing(root: Path, images: Path | None, labels: Path | None) -> str:

@@ -70,10 +70,14 @@ class MaskTable:
                     f"{path} is a mask in colour, but there is no table of colours; give each class one in classes.json"
                 )
             values = values[..., 0]
+        return self.from_ids(values, path)
+
+    def from_ids(self, values: np.ndarray, path: Path, advice: str = MEND) -> np.ndarray:
+        """(H, W) ids as stored -> uint8 train ids and IGNORE; raises UnknownIds, which says `advice`, for any other id."""
         label = self._id_table[values]
         if label.min() < 0:
             unknown = tuple(str(value) for value in np.unique(values[label < 0]).tolist())
-            raise UnknownIds(path, unknown, tuple(str(value) for value in sorted(self.ids)), "id")
+            raise UnknownIds(path, unknown, tuple(str(value) for value in sorted(self.ids)), "id", advice)
         return label.astype(np.uint8)
 
     def _from_palette(self, values: np.ndarray, stored: Palette, path: Path) -> np.ndarray | None:
@@ -185,6 +189,21 @@ def has_palette(path: Path) -> bool:
             return image.mode == "P"
     except UserError:
         return False
+
+
+def other_colors(values: np.ndarray, stored: Palette, expected: Palette) -> str:
+    """An index in use that the palette shows in another colour than `expected` does, in words; "" when there is none.
+
+    A ramp of greys shows nothing: its indices are ids.
+    """
+    if len(stored) >= MADE_FOR_IDS and _is_ramp(stored):
+        return ""
+    for index, key in _shown(values, stored).items():
+        right = int(pack(np.asarray(expected[index])))
+        if key != right:
+            shown = "beyond it" if key < 0 else f"{_color_text(key)} instead of {_color_text(right)}"
+            return f"index {index} is {shown}"
+    return ""
 
 
 def made_for_ids(stored: Palette) -> bool:
