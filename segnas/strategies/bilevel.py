@@ -3,32 +3,47 @@
     weights       w <- w - lr * grad_w L_trainA(w, alpha)
     architecture  alpha <- alpha - lr * grad_alpha L_trainB(w, alpha)
 
-The loop that calls them stands in the system's own file.
+The loop that calls them stands in the system's own file. Where several processes compute parts of a batch, `average` replaces the
+gradients of each by their mean over all (Device.average), before they are clipped and used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+Average = Callable[[Sequence[Tensor]], None]  # in place, over the processes
 
-def architecture_step(loss: Tensor, variables: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+
+def architecture_step(
+    loss: Tensor, variables: Sequence[Tensor], optimizer: torch.optim.Optimizer, average: Average | None = None
+) -> None:
     """Move the architecture variables against the gradient of `loss`; no gradient of any weight is computed."""
     gradients = torch.autograd.grad(loss, variables)
+    if average is not None:
+        average(gradients)
     for variable, gradient in zip(variables, gradients, strict=True):
         variable.grad = gradient
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def weight_step(loss: Tensor, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+def weight_step(
+    loss: Tensor,
+    weights: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float,
+    average: Average | None = None,
+) -> None:
     """Move the weights against the gradient of `loss`, its norm clipped to `clip_norm` (0: not clipped).
 
     The mixture must have been built from detached variables: then no gradient of the architecture is computed.
     """
     loss.backward()
+    if average is not None:
+        average([weight.grad for weight in weights if weight.grad is not None])
     if clip_norm > 0:
         nn.utils.clip_grad_norm_(weights, clip_norm)
     optimizer.step()

@@ -6,6 +6,7 @@ the whole set (never a mean over images), in percent.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,18 +30,29 @@ class Scores:
     absent: tuple[int, ...]  # classes in neither prediction nor label: left out of the mean
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    average: Callable[[Sequence[Tensor]], None] | None = None,
+) -> Tensor:
     """Mean cross-entropy over the pixels that count; 0 (with a zero gradient) for a batch in which none does.
 
     logits: (N, K, H, W); labels: (N, H, W) train ids or IGNORE; class_weights: (K,), the mean weighs each pixel by its class.
+    average: replaces tensors by their mean over the processes that hold parts of one batch (Device.average). Each sum is then
+    divided by the mean weight of a part, not by its own: the mean of these losses, and of their gradients, over the processes is
+    exactly that of the whole batch, however unevenly its pixels count.
     """
     labels = labels.long()
-    summed = F.cross_entropy(logits.float(), labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    summed = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum")
     counted = labels != IGNORE
     if class_weights is None:
         weight = counted.sum().float()
     else:
         weight = (class_weights[labels.masked_fill(~counted, 0)] * counted).sum()
+    if average is not None:
+        average([weight])
     return summed / torch.where(weight > 0, weight, 1.0)
 
 

@@ -107,25 +107,29 @@ def evaluate(
     """Evaluate a model on a whole split; its network is moved to the device.
 
     With a run, evaluation.json and panels/ are written; for another split or protocol than that of `main` (None: there is no
-    other) a file beside it, see `file_name`. Raises UserError when the split is missing or the classes are not the model's.
+    other) a file beside it, see `file_name`. Several processes share the images and find the same figures; the first writes.
+    Raises UserError when the split is missing or the classes are not the model's.
     """
     check_split(model, dataset, config.split)
     names = dataset.splits[config.split]
     device.place(model.network).eval()
     started = time.monotonic()
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
-    images: list[ImageScore] = []
-    sizes: list[tuple[int, int]] = []
-    with StageProgress("evaluate", len(names)) as progress:
+    found: list[tuple[ImageScore, tuple[int, int]]] = []  # of the images of this process
+    with StageProgress("evaluate", len(device.share(len(names)))) as progress:
         for sample, confusion in image_confusions(model, dataset, config, device):
             total += confusion
-            images.append(ImageScore(sample.name, scores(confusion).mIoU))
-            sizes.append((sample.label.shape[0], sample.label.shape[1]))
+            height, width = sample.label.shape
+            found.append((ImageScore(sample.name, scores(confusion).mIoU), (height, width)))
             progress.step()
+    total = device.total(total)
+    shares = device.gather(found)
+    in_order = [shares[place % device.world_size][place // device.world_size] for place in range(len(names))]
+    images, sizes = [image for image, _ in in_order], [size for _, size in in_order]
     seconds = time.monotonic() - started
     protocol = describe(model, config, device, sizes)
     evaluation = Evaluation(protocol, scores(total), total, model, tuple(images), seconds)
-    if run is not None:
+    if run is not None and device.is_global_zero:
         name = file_name(config, main or config)
         if name == file_name(config, config):
             write_panels(model, dataset, config.split, [image.mIoU for image in images], config.scales, config.flip, device, run)
@@ -143,18 +147,23 @@ def file_name(config: EvaluationConfig, main: EvaluationConfig) -> str:
 
 
 def score(model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device) -> Scores:
-    """The scores alone, by the same protocol as `evaluate`; the network stays where it is, which must be the device."""
+    """The scores alone, by the same protocol as `evaluate`; the network stays where it is, which must be the device.
+
+    Several processes share the images and find the same scores.
+    """
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
     for _, confusion in image_confusions(model, dataset, config, device):
         total += confusion
-    return scores(total)
+    return scores(device.total(total))
 
 
 def image_confusions(
     model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device
 ) -> Iterator[tuple[Sample, Tensor]]:
-    """Each sample of the split, in order, and its (K, K) confusion matrix on the CPU, taken at the label's size."""
-    for samples in _batches(dataset, config.split, config.batch_size):
+    """Each sample of the split that this process has a share in, in order, and its (K, K) confusion matrix on the CPU, taken at
+    the label's size."""
+    indices = device.share(len(dataset.splits[config.split]))
+    for samples in _batches(dataset, config.split, indices, config.batch_size):
         size = (samples[0].label.shape[0], samples[0].label.shape[1])
         images = [sample.image for sample in samples]
         predictions = class_probabilities(model, images, size, device, config.scales, config.flip).argmax(dim=1)
@@ -189,16 +198,17 @@ def describe(model: TrainedModel, config: EvaluationConfig, device: Device, size
     return Protocol(config.split, len(sizes), seen, config.scales, config.flip, labels, precision, device.title, text)
 
 
-def _batches(dataset: Dataset, split: str, batch_size: int) -> Iterator[list[Sample]]:
+def _batches(dataset: Dataset, split: str, indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
     """Consecutive samples of one size, at most `batch_size` of them."""
     batch: list[Sample] = []
-    for index in range(len(dataset.splits[split])):
+    for index in indices:
         sample = dataset.read(split, index)
         if batch and (len(batch) == batch_size or sample.label.shape != batch[0].label.shape):
             yield batch
             batch = []
         batch.append(sample)
-    yield batch
+    if batch:
+        yield batch
 
 
 def _span(sizes: Sequence[tuple[int, int]]) -> str:
