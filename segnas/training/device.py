@@ -53,6 +53,7 @@ class Device(Fabric):
         if world() == 1:
             super().__init__(accelerator=accelerator, devices=1, precision=precision)
         else:
+            logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # nor a line a process that it joined
             # Tensors in the CPU's memory always go through gloo: to ask the others waits for no work of a GPU.
             backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
             super().__init__(

@@ -254,7 +254,7 @@ class Retraining:
         return found
 
     def share_statistics(self) -> None:
-        """Give every process the running statistics of rank 0: until now each has kept those of its own parts."""
+        """Give every process the running statistics of rank 0, which are those that are saved: each has kept its own parts'."""
         self.device.same([*self.network.buffers(), *(self.average.network.buffers() if self.average else ())])
 
     def state(self) -> dict[str, Any]:
@@ -285,7 +285,6 @@ class Retraining:
     def save(self, run: Run) -> None:
         """Write the checkpoint; UserError instead when a weight is no number, so that the one before is kept."""
         self.settle()
-        self.share_statistics()
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise self.diverged("a weight is no number", self.step)
         now = time.monotonic()
@@ -299,7 +298,6 @@ class Retraining:
 
     def finish(self, run: Run) -> TrainedModel:
         """Write model.safetensors, then retrain.json, whose presence says that the training is finished."""
-        self.share_statistics()
         self.model.network.eval()
         self.model.save(run)
         summary = {
