@@ -94,7 +94,7 @@ def retrain(
     if resume:
         _require_same(Path(out), architecture, str(source))
     with opened(asked, Path(out), resume, ["retrain"], architecture) as place:
-        _write_architecture(place.run, architecture, {"from": str(source)})
+        _write_architecture(place, architecture, {"from": str(source)})
         return _retrain(place)
 
 
@@ -107,7 +107,10 @@ def run(
     resume: bool = False,
     export: bool = True,
 ) -> Path:
-    """Everything: search, retrain, evaluate, measure, export, report. Returns the path of report.html."""
+    """Everything: search, retrain, evaluate, measure, export, report. Returns the path of report.html.
+
+    Several processes (torchrun) share all up to the evaluation; the rest is done by the first of them alone.
+    """
     asked = _asked(system, data, out, preset, overrides, resume)
     stages = ["search", "retrain", *(["export"] if export else [])]
     with opened(asked, Path(out), resume, stages) as place:
@@ -119,6 +122,8 @@ def run(
             if not place.run.has(file_name(config, main)):
                 found = _evaluate(place, config).figures
                 console.print(f"{split}: {'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
+        if not place.device.is_global_zero:
+            return place.run.path / "report.html"
         if not place.run.has("latency.json"):
             _latency(place)
         if export and not place.run.has("model.onnx"):
@@ -333,7 +338,7 @@ def _search(place: Workplace) -> Architecture:
     with timed(place.run, "search"):
         architecture = load_system(place.plan.system).search(place.job)
     provenance = {"system": place.plan.system, "preset": place.plan.preset, "seed": place.config.seed}
-    _write_architecture(place.run, architecture, {**provenance, **_epoch_of(place.run, architecture)})
+    _write_architecture(place, architecture, {**provenance, **_epoch_of(place.run, architecture)})
     console.print(f"found architecture {identity(architecture)}")
     return architecture
 
@@ -399,6 +404,7 @@ def _export(place: Workplace, size: tuple[int, int] | None) -> Parity:
     return parity
 
 
-def _write_architecture(run: Run, architecture: Architecture, provenance: dict[str, Any]) -> None:
+def _write_architecture(place: Workplace, architecture: Architecture, provenance: dict[str, Any]) -> None:
     content = {"architecture": to_json(architecture), "id": identity(architecture), "provenance": provenance}
-    run.write_json("architecture.json", content)
+    place.run.write_json("architecture.json", content)
+    place.device.barrier()

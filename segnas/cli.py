@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from segnas.errors import Interrupted, UserError
+from segnas import processes
+from segnas.errors import Disconnected, Interrupted, UserError
 from segnas.printing import in_units, print_figures, print_json, print_table
 from segnas.runs.run import FULL_DISK
 
@@ -23,6 +26,9 @@ HELP = """Search, train, measure and export segmentation and classification netw
 
 Figures go to standard output (as JSON with --json), progress and errors to standard error. A mistake in what was asked for is
 one line and exit status 2; Ctrl-C saves a run, says how to go on, and exits with 130."""
+STOPPED = 130  # exit status after Ctrl-C
+SHARED_VERBS = ("run", "search", "retrain", "evaluate")  # what several processes can work on together
+GRACE = 3.0  # seconds in which torchrun ends this process, should another one have said already what went wrong
 UNUSABLE = (PermissionError, IsADirectoryError, NotADirectoryError)  # errors of the file system that a user can mend
 
 
@@ -405,6 +411,27 @@ def summary(run_directory: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a verb and turns what goes wrong into one line and an exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if processes.world() == 1:
+        answer(given)
+        return
+    try:
+        if not processes.is_first():
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        if given and given[0] not in SHARED_VERBS and not given[0].startswith("-"):
+            fail(f"{given[0]} takes one process; start it without torchrun (several processes: {', '.join(SHARED_VERBS)})")
+        answer(given)
+        from segnas.training.device import disconnect
+
+        disconnect()
+    except SystemExit as done:
+        processes.leave(done.code if isinstance(done.code, int) else int(done.code is not None))
+    except BaseException:
+        traceback.print_exc()
+        processes.leave(1)
+
+
+def answer(given: list[str]) -> None:
+    """Run a verb; `main` for one process."""
     if given in ([], ["data"]):
         given.append("--help")
     command = typer.main.get_command(app)
@@ -414,13 +441,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except typer.Exit as done:  # of --help
         sys.exit(done.exit_code)
+    except Disconnected as error:
+        time.sleep(GRACE)
+        fail(str(error))
     except UserError as error:
         fail(str(error))
     except Interrupted as error:
-        fail(f"{str(error).removesuffix('; go on with --resume')}; go on with: {resuming(given)}", 130)
+        fail(f"{str(error).removesuffix('; go on with --resume')}; go on with: {resuming(given)}", STOPPED)
     except KeyboardInterrupt:
         begun = any((Path(word.removeprefix("--out=")) / "config.yaml").exists() for word in given)
-        fail(f"stopped; what was saved last is kept; go on with: {resuming(given)}" if begun else "stopped", 130)
+        fail(f"stopped; what was saved last is kept; go on with: {resuming(given)}" if begun else "stopped", STOPPED)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -440,11 +470,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def resuming(given: Sequence[str]) -> str:
     """The command that goes on with what `given` began."""
     words = [word for word in given if word != "--resume"]
-    return f"segnas {shlex.join([*words, '--resume'])}"
+    return shlex.join([*processes.program(), *words, "--resume"])
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """Print one line on standard error and exit."""
+    """Print one line on standard error and exit; of several processes only one prints."""
+    if not processes.is_first():
+        if status == STOPPED:
+            sys.exit(status)
+        time.sleep(GRACE)
     print(f"segnas: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

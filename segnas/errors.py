@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake in what was asked for. `str(error)` is one line for the person who asked; never shown with a traceback."""
 
 
+class Disconnected(UserError):
+    """Another process of the command ended, and what is computed together cannot go on; that process says why."""
+
+
 class Interrupted(Exception):
     """Ctrl-C (or SIGTERM) was met between two steps and everything was saved. `str(error)` says how to go on."""
 

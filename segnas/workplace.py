@@ -27,6 +27,7 @@ from segnas.data.statistics import measure_normalization
 from segnas.data.transforms import Normalization, scaled_size
 from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
+from segnas.processes import is_first, program
 from segnas.runs.progress import console, duration
 from segnas.runs.run import Run, environment, first_difference, working_on
 from segnas.spaces.architecture import Architecture, family_of
@@ -134,7 +135,7 @@ def opened(
 ) -> Iterator[Workplace]:
     """A run made ready for `stages`: checked and measured before anything is written, then locked until the block ends.
 
-    architecture: what will be retrained, when it is known already.
+    architecture: what will be retrained, when it is known already. Several processes open a run together.
     """
     Run.check(out, asked.to_dict(), resume)
     todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
@@ -146,7 +147,7 @@ def opened(
     if architecture is not None:
         require_task(architecture, dataset)
     require_split(dataset, asked.config.evaluation.split)
-    if {"search", "retrain"} & set(todo):
+    if is_first() and {"search", "retrain"} & set(todo):
         require(dataset)
     device = launch(asked.config.device)
     stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
@@ -155,17 +156,28 @@ def opened(
         changed = first_difference(Run(out).config(), asked.to_dict(), apart_from=("dataset",))
         if changed:
             console.print(f"note: the run was started with {changed}; figures may differ in rounding from here on")
+        announce_processes(Run(out), device)
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"])) if stored else measure_normalization(dataset)
     job = Job(asked.config, dataset, normalization, Run(out), device)
     preflight(asked, job, todo, architecture)
+    device.barrier()  # all have looked at the folder before rank 0 writes into it
     run = Run.create(out, asked.to_dict(), resume)
     try:
         if stored is None:
             write_data(run, dataset, normalization)
         write_environment(run, environment(asked.config.seed, device.title, command(asked, out)))
+        device.barrier()
         yield Workplace(asked, run, dataclasses.replace(job, run=run))
     finally:
         run.release()
+
+
+def announce_processes(run: Run, device: Device) -> None:
+    """Say so when a run goes on in another number of processes than it was started in."""
+    before = run.read_json("environment.json").get("processes", 1) if run.has("environment.json") else device.world_size
+    if before != device.world_size:
+        difference = f"processes={before}, not {device.world_size}"
+        console.print(f"note: the run was started with {difference}; batch norm sees other parts, so figures differ from here on")
 
 
 @contextmanager
@@ -255,7 +267,7 @@ def command(asked: Plan, out: Path) -> str:
     usual, here = flat(to_dict(base)), flat(to_dict(asked.config))
     changed = [f"{key}={as_override(value)}" for key, value in here.items() if usual.get(key) != value]
     verb = ["run", asked.system] if asked.system is not None else ["retrain", str(out / "architecture.json")]
-    words = ["segnas", *verb, "--data", asked.dataset, "--preset", asked.preset, "--out", str(out), *changed]
+    words = [*program(), *verb, "--data", asked.dataset, "--preset", asked.preset, "--out", str(out), *changed]
     return shlex.join(words)
 
 

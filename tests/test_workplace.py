@@ -33,6 +33,13 @@ def test_without_a_system_the_command_retrains_the_architecture(tmp_path: Path) 
     assert words == f"segnas retrain {tmp_path}/architecture.json --data demo --preset small --out {tmp_path} seed=3"
 
 
+def test_the_command_of_several_processes_starts_as_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "test", "RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    words = command(plan(None, "demo", "small"), tmp_path)
+    assert words.startswith("torchrun --nnodes 2 --nproc-per-node 4 -m segnas retrain ")
+
+
 def test_the_first_environment_stays_and_another_is_added(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for device in ("gpu", "gpu", "cpu", "gpu", "cpu"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from segnas.processes import on_this_machine
+
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -16,11 +18,12 @@ V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_fi
 def free_memory() -> int:
     """Bytes that this process may still take: the least of what the machine and its control groups leave.
 
-    Cache that the kernel would drop counts as free. Outside Linux all the memory of the machine.
+    Cache that the kernel would drop counts as free. Outside Linux all the memory of the machine. The processes of one command
+    share it evenly.
     """
     if not (PROC / "meminfo").exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([kib_of(PROC / "meminfo", "MemAvailable") * 1024, *_group_free()])
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // on_this_machine()
+    return min([kib_of(PROC / "meminfo", "MemAvailable") * 1024, *_group_free()]) // on_this_machine()
 
 
 def kib_of(path: Path, name: str) -> int:

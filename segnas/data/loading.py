@@ -1,11 +1,12 @@
 """Batches of a data set: what is seen at a step is a function of (seed, epoch, step), however it is loaded.
 
 The order of an epoch is a permutation drawn for (seed, stream, epoch); the view of a sample is drawn for (seed, epoch, index).
-Workers, their number and where a resumed run begins change nothing.
+Workers, their number and where a resumed run begins change nothing. Several processes each take a contiguous part of every batch.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from segnas.data.base import Dataset
 from segnas.data.memory import InMemory, in_memory
 from segnas.data.transforms import DataConfig, Normalization, apply_view, draw_view
 from segnas.errors import UserError
+from segnas.processes import world as processes
 from segnas.randomness import numpy_generator
 
 
@@ -34,8 +36,8 @@ class TrainingBatches:
     """The training batches of some samples of a split.
 
     indices: positions in the split. stream: a name that sets the order apart from that of other loaders with the same seed.
-    key: the setting that holds the batch size, for the message.
-    Raises UserError when there are fewer samples than the batch needs.
+    key: the setting that holds the batch size, for the message. rank, world: yield the rank-th of `world` parts of each batch.
+    Raises UserError when there are fewer samples than the batch needs, or when it cannot be divided by `world`.
     """
 
     def __init__(
@@ -49,7 +51,14 @@ class TrainingBatches:
         seed: int,
         stream: str,
         key: str = "batch_size",
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        if batch_size % world:
+            raise UserError(
+                f"{key}={batch_size} cannot be shared evenly by {world} processes; set it to a multiple of {world}, "
+                "or start another number of processes"
+            )
         if len(indices) < batch_size:
             total = len(dataset.splits[split])
             part = f" (of its {total}, these are used here)" if len(indices) < total else ""
@@ -61,6 +70,7 @@ class TrainingBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
+        self._part = range(batch_size * rank // world, batch_size * (rank + 1) // world)  # places in a batch
         self._views = _Views(in_memory(dataset, split, config.cache), split, config, normalization, seed)
         self._schedule = _Schedule()
         self._loader: DataLoader | None = None
@@ -76,7 +86,7 @@ class TrainingBatches:
         """
         order = numpy_generator(self.seed, "order", self.stream, epoch).permutation(len(self.indices))
         steps = [
-            [(epoch, self.indices[place]) for place in order[step * self.batch_size : (step + 1) * self.batch_size]]
+            [(epoch, self.indices[order[step * self.batch_size + place]]) for place in self._part]
             for step in range(start, len(self))
         ]
         if self._views.config.workers == 0:
@@ -169,6 +179,9 @@ def _unchanged(delivered: Batch | str) -> Batch | str:
 def _leave_interrupts(worker: int) -> None:
     """In a worker: Ctrl-C reaches every process of the terminal, but it is the parent that stops, and that ends its workers.
 
-    SIGTERM needs nothing: torch gives its workers a handler of their own.
+    SIGTERM needs nothing: torch gives its workers a handler of their own. But torchrun sends its signals to whole groups of
+    processes, out of which workers step.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if processes() > 1:
+        os.setpgid(0, 0)

@@ -12,7 +12,9 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+from segnas.processes import is_first
+
+console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=not is_first())
 
 
 class StopRequest:
@@ -56,7 +58,7 @@ class StageProgress:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
         self.task = self.bar.add_task(stage, total=total_steps, completed=done_steps, stage=stage)
         self.done_before = self.done = done_steps

@@ -7,7 +7,8 @@
     evaluation.json, parity.json, latency.json, model.onnx, report.html    what the later verbs add
 
 Every file is replaced atomically (written beside, synced, renamed): a kill or a full disk leaves the old or the new file,
-never half of one.
+never half of one. Of several processes (processes.py) rank 0 alone writes and holds the lock: what the others would write is left
+out here, and they read what it wrote after they have met it (Device.barrier).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from segnas.config import load_yaml, save_yaml
 from segnas.costs.latency import processor
 from segnas.errors import UserError
+from segnas.processes import is_first, world
 
 UNBEGUN = (".lock", "checkpoints", "config.yaml.partial")  # all that a run killed before its config.yaml leaves
 MAY_CHANGE = ("segnas", "dataset", "device", "data.workers", "data.cache")  # where and how is computed, not what
@@ -72,6 +74,8 @@ class Run:
 
         Raises UserError as `check` does, and when another process works in the run.
         """
+        if not is_first():  # rank 0 decides, and has perhaps begun to write already
+            return cls(path)
         cls.check(path, config, resume)
         run = cls(path)
         try:
@@ -98,6 +102,8 @@ class Run:
 
     def lock(self) -> None:
         """Hold the run for this process until it ends; raises UserError when another process holds it."""
+        if not is_first():
+            return
         try:
             handle = open(self.path / ".lock", "a+", encoding="utf-8")
         except OSError as error:
@@ -125,6 +131,8 @@ class Run:
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Replace the file `name` atomically; raises UserError on a full disk and leaves the old file as it was."""
         target = self.path / name
+        if not is_first():
+            return target
         partial = target.with_name(target.name + ".partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +175,8 @@ class Run:
 
         The length of metrics.jsonl goes along, so that lines of work that is done again are dropped on resume.
         """
+        if not is_first():
+            return
         buffer = io.BytesIO()
         torch.save({**state, "metrics_length": self._metrics_length()}, buffer)
         self.write_bytes(f"checkpoints/{stage}.pt", buffer.getvalue())
@@ -175,7 +185,7 @@ class Run:
         """The state saved last for `stage` on the CPU, or None; metrics.jsonl is cut back to what it was then."""
         path = self.path / "checkpoints" / f"{stage}.pt"
         if not path.exists():
-            if self.has("metrics.jsonl"):  # lines of a stage that was killed before its first checkpoint
+            if is_first() and self.has("metrics.jsonl"):  # lines of a stage that was killed before its first checkpoint
                 kept = [json.dumps(row) + "\n" for row in self.metrics() if row["stage"] != stage]
                 self.write_text("metrics.jsonl", "".join(kept))
             return None
@@ -186,7 +196,7 @@ class Run:
                 f"cannot read the checkpoint {path} ({type(error).__name__}); delete it to begin this stage again"
             ) from None
         length = int(state.pop("metrics_length"))
-        if self._metrics_length() > length:
+        if is_first() and self._metrics_length() > length:
             with open(self.path / "metrics.jsonl", "r+b") as file:
                 file.truncate(length)
         return state
@@ -196,6 +206,8 @@ class Run:
 
         Where the package tensorboard is installed, the same goes to the folder tensorboard/<stage>.
         """
+        if not is_first():
+            return
         now = round(time.time(), 3)
         lines = [
             json.dumps({"stage": stage, "step": step, "name": name, "value": _finite(float(value)), "seconds": now}) + "\n"
@@ -237,7 +249,7 @@ class Run:
 
 
 def environment(seed: int, device: str, command: str) -> dict[str, Any]:
-    """What a repetition needs to know: versions, machine, threads, device, seed, git revision, the command."""
+    """What a repetition needs to know: versions, machine, processes, threads, device, seed, git revision, the command."""
     packages = ("segnas", "torch", "numpy", "lightning", "kornia", "pillow", "onnx", "onnxruntime", "pydantic", "torchmetrics")
     versions = {}
     for package in packages:
@@ -249,6 +261,7 @@ def environment(seed: int, device: str, command: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "device": device,
+        "processes": world(),
         "threads": torch.get_num_threads(),
         "seed": seed,
         "git_revision": _git_revision(),

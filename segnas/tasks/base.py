@@ -6,7 +6,7 @@ Every score of segnas comes from one confusion matrix over the whole set (never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,21 +58,33 @@ class Task:
 tasks: Registry[Task] = Registry("task")  # segmentation.py and classification.py register theirs
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    average: Callable[[Sequence[Tensor]], None] | None = None,
+) -> Tensor:
     """Mean cross-entropy over the labels that count; 0 (with a zero gradient) for a batch in which none does.
 
     logits: (N, K, ...); labels: (N, ...) train ids or IGNORE; class_weights: (K,), the mean weighs each label by its class;
     label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et al., 2016, section 7).
+    average: replaces tensors by their mean over the processes that hold parts of one batch (Device.average). Each sum is then
+    divided by the mean weight of a part, not by its own: the mean of these losses, and of their gradients, over the processes is
+    exactly that of the whole batch, however unevenly its labels count.
     """
     labels = labels.long()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     summed = F.cross_entropy(
-        logits.float(), labels, weight=class_weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
+        logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
     )
     counted = labels != IGNORE
     if class_weights is None:
         weight = counted.sum().float()
     else:
         weight = (class_weights[labels.masked_fill(~counted, 0)] * counted).sum()
+    if average is not None:
+        average([weight])
     return summed / torch.where(weight > 0, weight, 1.0)
 
 

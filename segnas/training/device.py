@@ -1,23 +1,35 @@
 """Where and how tensors are computed: device, precision, memory format and threads, chosen once through Lightning Fabric.
 
+Where torchrun started several processes, each has a device of its own and computes its part of every batch. No module is wrapped:
+a loop averages its gradients itself, by one call that does nothing in a single process. Every process must make the same calls
+of `average`, `total`, `any`, `same`, `gather` and `barrier`, in the same order; if one of them ends, they raise Disconnected.
+
 On the CPU the kernels that segnas uses give the same bits for the same thread count (the tests of resuming hold this). On CUDA
 they do not all: the gradient of bilinear resizing adds in no fixed order, so a resumed run agrees to rounding there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch import distributed as connected
 
 from segnas.config import configuration
-from segnas.errors import UserError
+from segnas.errors import Disconnected, UserError
+from segnas.processes import on_this_machine, world
 from segnas.runs.progress import console
+
+PATIENCE = timedelta(hours=6)  # that processes wait for one which checks a large set or measures; torchrun sees those that end
 
 
 @configuration
@@ -31,10 +43,26 @@ class DeviceConfig:
 
 
 class Device(Fabric):
-    """A Fabric on one device that also knows the memory format of images and weights."""
+    """A Fabric on one device of this process that also knows the memory format of images and weights.
+
+    global_rank, world_size and is_global_zero are Fabric's: the number of this process, how many there are, whether it writes.
+    """
 
     def __init__(self, config: DeviceConfig, accelerator: str) -> None:
-        super().__init__(accelerator=accelerator, devices=1, precision="bf16-mixed" if config.precision == "bf16" else "32-true")
+        precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if config.precision == "bf16" else "32-true"
+        if world() == 1:
+            super().__init__(accelerator=accelerator, devices=1, precision=precision)
+        else:
+            logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # nor a line a process that it joined
+            # Tensors in the CPU's memory always go through gloo: to ask the others waits for no work of a GPU.
+            backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
+            super().__init__(
+                accelerator=accelerator,
+                devices=on_this_machine(),
+                num_nodes=world() // on_this_machine(),
+                strategy=DDPStrategy(process_group_backend=backend, timeout=PATIENCE),
+                precision=precision,
+            )
         self.config = config
 
     @property
@@ -61,6 +89,55 @@ class Device(Fabric):
         """Labels or other tensors on the device."""
         return labels.to(self.device, non_blocking=True)
 
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, in place, by their mean over the processes, which all give the same shapes and types."""
+        if self.world_size > 1:
+            for group in _by_type(tensors):
+                flat = _flat(group)
+                with _connection():
+                    connected.all_reduce(flat)
+                _spread(flat / self.world_size, group)
+
+    @torch.no_grad()
+    def same(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, in place, by those of rank 0."""
+        if self.world_size > 1:
+            for group in _by_type(tensors):
+                flat = _flat(group)
+                with _connection():
+                    connected.broadcast(flat, src=0)
+                _spread(flat, group)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        if self.world_size == 1:
+            return tensor
+        summed = tensor.detach().clone()
+        with _connection():
+            connected.all_reduce(summed)
+        return summed
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so; the same answer for all."""
+        return flag if self.world_size == 1 else bool(self.total(torch.tensor(int(flag))))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each process, by rank; anything that can be pickled."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            with _connection():
+                connected.all_gather_object(values, value)
+        return values
+
+    def barrier(self, name: str | None = None) -> None:
+        """Wait here for all processes: what rank 0 wrote before is then there for the others."""
+        self.any(False)
+
+    def share(self, count: int) -> range:
+        """Which of `count` things this process does: every world_size-th, from its rank on."""
+        return range(self.global_rank, count, self.world_size)
+
 
 def launch(config: DeviceConfig) -> Device:
     """The device that `config` asks for, ready to use; raises UserError when this machine does not have it."""
@@ -70,11 +147,53 @@ def launch(config: DeviceConfig) -> Device:
     accelerator = ("cuda" if available else "cpu") if config.accelerator == "auto" else config.accelerator
     if config.precision == "bf16" and accelerator == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError("precision=bf16, but this GPU does not compute in bfloat16; use precision=32")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if accelerator == "cuda" and on_this_machine() > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise UserError(f"{on_this_machine()} processes and {gpus} GPUs here; use --nproc-per-node {gpus}, or accelerator=cpu")
+    if world() % on_this_machine():
+        raise UserError("torchrun started different numbers of processes on its machines; give each the same --nproc-per-node")
     rank_zero_module.log.setLevel(logging.WARNING)  # Lightning's notes on precision say what the line below says
     device = Device(config, accelerator)
     device.launch()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    several = f"{world()} processes, " if world() > 1 else ""
     if config.accelerator == "auto":
-        console.print(f"device: {device.title} (accelerator=auto), precision {config.precision}")
+        console.print(f"device: {several}{device.title} (accelerator=auto), precision {config.precision}")
+    elif several:
+        console.print(f"device: {several}{device.title}, precision {config.precision}")
     return device
+
+
+def disconnect() -> None:
+    """Give up the connection between the processes, if there is one: this process has nothing more to do with the others."""
+    if connected.is_initialized():
+        connected.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[None]:
+    """Around what processes do together: gloo and NCCL raise RuntimeError when one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Disconnected(f"another process of this command ended ({reason}); go on with --resume") from error
+
+
+def _by_type(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors in groups of one type, so that each group is one message."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of `_flat(tensors)` back to where they came from."""
+    for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors, strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -132,25 +132,29 @@ def evaluate(
     """Evaluate a model on a whole split; its network is moved to the device.
 
     With a run, evaluation.json and panels/ are written; for another split or protocol than that of `main` (None: there is no
-    other) a file beside it, see `file_name`. Raises UserError when the split is missing or the classes are not the model's.
+    other) a file beside it, see `file_name`. Several processes share the images and find the same figures; the first writes.
+    Raises UserError when the split is missing or the classes are not the model's.
     """
     check_split(model, dataset, config.split)
     names = dataset.splits[config.split]
     device.place(model.network).eval()
     started = time.monotonic()
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
-    images: list[ImageScore | ImageAnswer] = []
-    sizes: list[tuple[int, int]] = []
-    with StageProgress("evaluate", len(names)) as progress:
+    found: list[tuple[ImageScore | ImageAnswer, tuple[int, int]]] = []  # of the images of this process
+    with StageProgress("evaluate", len(device.share(len(names)))) as progress:
         for sample, confusion, answer in image_confusions(model, dataset, config, device):
             total += confusion
-            images.append(answer or ImageScore(sample.name, scores(confusion).mIoU))
-            sizes.append((sample.image.shape[0], sample.image.shape[1]))
+            size = (sample.image.shape[0], sample.image.shape[1])
+            found.append((answer or ImageScore(sample.name, scores(confusion).mIoU), size))
             progress.step()
+    total = device.total(total)
+    shares = device.gather(found)
+    in_order = [shares[place % device.world_size][place // device.world_size] for place in range(len(names))]
+    images, sizes = [image for image, _ in in_order], [size for _, size in in_order]
     seconds = time.monotonic() - started
     protocol = describe(model, config, device, sizes)
     evaluation = Evaluation(protocol, scores(total), total, model, tuple(images), seconds)
-    if run is not None:
+    if run is not None and device.is_global_zero:
         name = file_name(config, main or config)
         if name == file_name(config, config):
             if model.task.dense:
@@ -173,20 +177,24 @@ def file_name(config: EvaluationConfig, main: EvaluationConfig) -> str:
 
 
 def score(model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device) -> Scores:
-    """The scores alone, by the same protocol as `evaluate`; the network stays where it is, which must be the device."""
+    """The scores alone, by the same protocol as `evaluate`; the network stays where it is, which must be the device.
+
+    Several processes share the images and find the same scores.
+    """
     total = torch.zeros(len(model.classes), len(model.classes), dtype=torch.int64)
     for _, confusion, _ in image_confusions(model, dataset, config, device):
         total += confusion
-    return scores(total)
+    return scores(device.total(total))
 
 
 def image_confusions(
     model: TrainedModel, dataset: Dataset, config: EvaluationConfig, device: Device
 ) -> Iterator[tuple[Sample, Tensor, ImageAnswer | None]]:
-    """Each sample of the split, in order, its (K, K) confusion matrix on the CPU, taken at the label's size, and, for one class
-    an image, what the network says of it."""
+    """Each sample of the split that this process has a share in, in order, its (K, K) confusion matrix on the CPU, taken at the
+    label's size, and, for one class an image, what the network says of it."""
     classes = len(model.classes)
-    for samples in _batches(dataset, config.split, config.batch_size or model.task.batch_size):
+    indices = device.share(len(dataset.splits[config.split]))
+    for samples in _batches(dataset, config.split, indices, config.batch_size or model.task.batch_size):
         size = (samples[0].image.shape[0], samples[0].image.shape[1])
         images = [sample.image for sample in samples]
         probabilities = class_probabilities(model, images, size, device, config.scales, config.flip)
@@ -239,16 +247,17 @@ def describe(model: TrainedModel, config: EvaluationConfig, device: Device, size
     return Protocol(config.split, len(sizes), seen, config.scales, config.flip, labels, precision, device.title, text)
 
 
-def _batches(dataset: Dataset, split: str, batch_size: int) -> Iterator[list[Sample]]:
+def _batches(dataset: Dataset, split: str, indices: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
     """Consecutive samples of one size, at most `batch_size` of them."""
     batch: list[Sample] = []
-    for index in range(len(dataset.splits[split])):
+    for index in indices:
         sample = dataset.read(split, index)
         if batch and (len(batch) == batch_size or sample.image.shape != batch[0].image.shape):
             yield batch
             batch = []
         batch.append(sample)
-    yield batch
+    if batch:
+        yield batch
 
 
 def _span(sizes: Sequence[tuple[int, int]]) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from segnas.costs.memory import available_memory, peak_memory
 from segnas.data.loading import Batch
 from segnas.errors import UserError
+from segnas.processes import world
 
 SMALLEST = 33  # pixels: below this the coarsest map is a single pixel
 
@@ -54,6 +55,7 @@ def measure(
 ) -> Measurement:
     """Run `step` on a quarter of the batch's area, see whether the whole would fit, then run it twice and time the second.
 
+    Several processes measure together, each with its part of the batch: their steps wait for one another.
     Raises UserError with the settings that would fit when the memory does not suffice.
     """
     height, width = batch.images.shape[2:]
@@ -101,7 +103,7 @@ def require_memory(fixed: float, growing: float, available: float, size: Size, s
         return
     share = max(0.0, available - fixed) / growing
     crop = [int(side * share**0.5 - 1) // 32 * 32 + 1 for side in size.crop]
-    batch, filters = int(size.batch_size * share), int((size.filters or 0) * share)
+    batch, filters = int(size.batch_size * share) // world() * world(), int((size.filters or 0) * share)
     ways = [f"{size.crop_key}=[{crop[0]},{crop[1]}]"] if min(crop) >= SMALLEST else []
     ways += [f"{size.batch_key}={batch}"] if batch >= 1 else []
     ways += [f"{size.filters_key}={filters}"] if filters >= 2 else []

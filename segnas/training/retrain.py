@@ -2,6 +2,10 @@
 
 Defaults are a recipe for small sets; the preset `paper` of a system sets its paper's. What is drawn at random (initial weights,
 dropout, drop path, augmentation) depends on the seed and the position alone, so that a resumed training is the same training.
+
+Several processes (torchrun) take the steps of one: each computes its part of the global batch, gradients and losses are those of
+the whole. Not the same are the statistics of batch norm, each process normalising by its own part and the first one's running
+statistics being kept, and what dropout and drop path draw.
 """
 
 from __future__ import annotations
@@ -81,18 +85,18 @@ def retrain(
                     break
                 if this.step % LOG_EVERY == 0:
                     this.log(run, this.settle()[-LOG_EVERY:])
-                if stop.requested or this.save_is_due():
+                if device.any(stop.requested or this.save_is_due()):
                     this.save(run)
-                if stop.requested:
-                    raise Interrupted(this.where())
+                    if device.any(stop.requested):
+                        raise Interrupted(this.where())
             values = this.end_epoch(run)
             values.pop("learning_rate")
             progress.epoch(this.epoch(), this.epochs, {**values, **best_so_far(run, this.metric)})
             this.save(run)
-            if stop.requested and this.step < this.steps:
+            if device.any(stop.requested) and this.step < this.steps:
                 raise Interrupted(this.where())
         model = this.finish(run)
-        if stop.requested:
+        if device.any(stop.requested):
             raise Interrupted(this.where())
     return model
 
@@ -122,9 +126,23 @@ class Retraining:
         if config.validate_every and not dataset.splits.get("val"):
             raise UserError(f"the data set {dataset.name} has no split 'val' to validate on; set retrain.validate_every=0")
         self.config, self.device, self.seed = config, device, seed
+        if config.batch_size == device.world_size > 1 and max(data.crop) <= 32:
+            raise UserError(
+                "retrain.batch_size leaves one image a process, at stride 32 one pixel: too few for batch norm; raise it"
+            )
         images = range(len(dataset.splits["train"]))
         self.batches = TrainingBatches(
-            dataset, "train", images, data, normalization, config.batch_size, seed, "retrain", "retrain.batch_size"
+            dataset,
+            "train",
+            images,
+            data,
+            normalization,
+            config.batch_size,
+            seed,
+            "retrain",
+            "retrain.batch_size",
+            device.global_rank,
+            device.world_size,
         )
         self.steps = config.steps or config.epochs * len(self.batches)
         self.epochs = math.ceil(self.steps / len(self.batches))
@@ -141,6 +159,7 @@ class Retraining:
                 add_auxiliary_head(network, len(dataset.classes), family_of(architecture))
         set_batch_norm_momentum(network, config.batch_norm_momentum)
         self.network = device.place(network).train()
+        device.same([*self.network.parameters(), *self.network.buffers()])
         groups = parameter_groups(self.network, config.weight_decay, config.decay_all)
         self.optimizer = (
             sgd(groups, config.learning_rate, config.momentum, config.nesterov)
@@ -166,16 +185,18 @@ class Retraining:
         return self.batches.epoch(self.step // len(self.batches), self.step % len(self.batches))
 
     def train_step(self, batch: Batch) -> None:
-        """One step: forward, backward, clip, move the weights, follow them with their average."""
+        """One step: forward, backward, average over the processes, clip, move the weights, follow them with their average."""
         config = self.config
         set_learning_rate(self.optimizer, learning_rate(config, self.step, self.steps))
         if config.drop_path < 1:
             self.network.set_drop_path(config.drop_path, self.step / self.steps)  # type: ignore[operator]
-        with forked(self.seed, "retrain", self.step):  # dropout and drop path
+        rank = self.device.global_rank
+        with forked(self.seed, "retrain", self.step, *([rank] if rank else [])):  # dropout and drop path
             with self.device.autocast():
                 output = self.network(self.device.images(batch.images))
             loss = self.loss(output, self.device.labels(batch.labels))
             loss.backward()
+        self.device.average([weight.grad for weight in self.network.parameters() if weight.grad is not None])
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimizer.step()
@@ -190,14 +211,19 @@ class Retraining:
     def loss(self, output: Any, labels: Tensor) -> Tensor:
         """The loss of a step. output: logits, or (logits, logits of the auxiliary head)."""
         config, (logits, *auxiliary) = self.config, output if isinstance(output, tuple) else (output,)
-        loss = cross_entropy(logits, labels, self.class_weights, config.label_smoothing)
+        options = (self.class_weights, config.label_smoothing, self.device.average)
+        loss = cross_entropy(logits, labels, *options)
         for other in auxiliary:
-            loss = loss + config.auxiliary_weight * cross_entropy(other, labels, self.class_weights, config.label_smoothing)
+            loss = loss + config.auxiliary_weight * cross_entropy(other, labels, *options)
         return loss
 
     def settle(self) -> list[float]:
         """Read the losses that are still on the device; all losses of this epoch. UserError when one is no number."""
-        values = torch.stack(self.unread).tolist() if self.unread else []
+        values: list[float] = []
+        if self.unread:
+            losses = torch.stack(self.unread)
+            self.device.average([losses])
+            values = losses.tolist()
         for step, value in enumerate(values, start=self.step - len(values) + 1):
             if not math.isfinite(value):
                 raise self.diverged("the loss is no number", step)
@@ -239,10 +265,15 @@ class Retraining:
 
     def validate(self) -> float:
         """The metric in percent on the validation images, whole, single scale, of the weights that would be saved now."""
+        self.share_statistics()
         self.model.network.eval()
         found = score(self.model, self.validation, EvaluationConfig(), self.device)
         self.network.train()
         return self.model.task.deciding(found)
+
+    def share_statistics(self) -> None:
+        """Give every process the running statistics of rank 0, which are those that are saved: each has kept its own parts'."""
+        self.device.same([*self.network.buffers(), *(self.average.network.buffers() if self.average else ())])
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `load` goes on bit by bit."""
@@ -296,6 +327,7 @@ class Retraining:
             "recipe": recipe(self.config),
         }
         run.write_json("retrain.json", summary)
+        self.device.barrier()
         return TrainedModel.load(run.path)
 
 

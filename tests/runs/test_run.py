@@ -253,3 +253,22 @@ def test_device_place_of_the_data_and_workers_may_change_on_resume(tmp_path: Pat
     run = Run.create(tmp_path / "run", moved, resume=True)
     run.release()
     assert run.config() == moved
+
+
+def test_of_several_processes_the_first_alone_writes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.log("retrain", 1, {"loss": 0.5})
+    run.save_checkpoint("retrain", {"step": 1})
+    run.log("retrain", 2, {"loss": 0.25})
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, value in {"TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    second = Run.create(run.path, CONFIG)  # rank 0 has made it, and holds its lock
+    second.write_json("figures.json", {"a": 1})
+    second.save_checkpoint("retrain", {"step": 2})
+    second.log("retrain", 3, {"loss": 0.125})
+    assert second.load_checkpoint("retrain") == {"step": 1}
+    assert second.load_checkpoint("search") is None
+    with working_on(second):
+        assert second.config() == CONFIG
+    Run.create(tmp_path / "new", CONFIG)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == written

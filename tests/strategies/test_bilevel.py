@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,24 @@ def test_a_weight_step_is_clipped_sgd_and_leaves_the_architecture(clip_norm: flo
         torch.testing.assert_close(weight.detach(), value, rtol=1e-4, atol=0)
         assert weight.grad is None
     assert alpha.grad is None
+
+
+def test_gradients_are_averaged_before_they_are_clipped_and_used() -> None:
+    """As if another process had found three times the same gradient: the mean is twice this one."""
+    network, other = Mixed(), Mixed()
+    alphas = [nn.Parameter(torch.tensor([0.3, -0.2], dtype=torch.float64)) for _ in range(2)]
+
+    def average(tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            tensor *= 2
+
+    for one, alpha, factor, given in ((network, alphas[0], 1, average), (other, alphas[1], 2, None)):
+        weights = list(one.parameters())
+        weight_step(factor * one.loss(alpha.detach()), weights, torch.optim.SGD(weights, lr=0.5), 0.5, given)
+        architecture_step(factor * one.loss(alpha), [alpha], torch.optim.SGD([alpha], lr=0.5), given)
+    assert torch.equal(*alphas)
+    for weight, value in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weight, value, rtol=1e-12, atol=0)
 
 
 def test_entropy_is_the_mean_over_rows_that_hold_something() -> None:
