@@ -110,6 +110,30 @@ def test_a_system_for_another_task_is_refused_before_anything_else(small: Path, 
     assert not (tmp_path / "run").exists()
 
 
+SYSTEM_FILE = """
+from segnas.systems.base import System
+from segnas.systems.settings import RunConfig, run_preset
+from small_images import TinyClassifier
+
+SYSTEM = System("tiny", "no paper", "test", RunConfig, {}, lambda job: TinyClassifier(4),
+                task_presets={"classification": {"quick": lambda: run_preset("quick", "classification")}})
+"""
+
+
+def test_a_whole_run(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, out = tmp_path / "tiny_system.py", tmp_path / "run"
+    system.write_text(SYSTEM_FILE)
+    answer = segnas("run", system, "--data", small, "--out", out, "--preset", "quick", *SETTINGS, "--json")
+    assert answer.status == 0, answer.err
+    assert re.search(r"^val: accuracy [\d.]+  mAcc [\d.]+$", answer.err, re.MULTILINE)
+    assert set(answer.json) >= {"accuracy_val", "accuracy_test", "latency_ms", "largest_logit_difference"}
+    monkeypatch.setattr(workplace, "task_of_data", lambda data: "segmentation")
+    complaint = segnas("run", system, "--data", small, "--out", tmp_path / "other", "--preset", "quick").complaint
+    expected = "tiny searches networks for classification, and the data is for segmentation; systems for segmentation:"
+    assert complaint.startswith(expected)
+    assert "auto-deeplab" in complaint
+
+
 def test_an_architecture_for_another_task_is_refused(small: Path, tmp_path: Path) -> None:
     complaint = segnas("retrain", "auto-deeplab-s", "--data", small, "--out", tmp_path / "run", *SETTINGS).complaint
     expected = "auto-deeplab builds networks for segmentation, and small-images has one class an image"
