@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segnas.strategies.bilevel import Average
+
 WINDOW = 5  # eigenvalues in a mean
 DELTA = 4  # means between the two that are compared
 FACTOR = 1.3
@@ -28,9 +30,15 @@ def hessian(loss: Tensor, variables: Sequence[Tensor]) -> Tensor:
     return torch.stack(rows)
 
 
-def eigenvalues(loss: Tensor, variables: Sequence[Tensor]) -> Tensor:
-    """The eigenvalues of the Hessian of `loss` in the variables, ascending, float64 on the CPU; the last one is the dominant."""
-    matrix = hessian(loss, variables).double().cpu()
+def eigenvalues(loss: Tensor, variables: Sequence[Tensor], average: Average | None = None) -> Tensor:
+    """The eigenvalues of the Hessian of `loss` in the variables, ascending, float64 on the CPU; the last one is the dominant.
+
+    average: of the Hessian, over processes that hold parts of a batch.
+    """
+    matrix = hessian(loss, variables)
+    if average is not None:
+        average([matrix])
+    matrix = matrix.double().cpu()
     return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
 
 

@@ -136,16 +136,17 @@ class Search(SupernetSearch):
     def search_step(self, batch_a: Batch, batch_b: Batch) -> None:
         """One step of weights on trainA, then, from the set epoch on, one step of alpha and beta on trainB (section 4.1)."""
         config, position = self.config, self.epoch * self.steps + self.step
+        average = self.job.device.average
         self.supernet.train()
         rate = cosine(position, config.epochs * self.steps, config.learning_rate, config.final_learning_rate)
         set_learning_rate(self.weight_optimizer, rate)
-        with forked(self.job.config.seed, "search", self.epoch, self.step):
+        with self.at_step():
             loss = self.loss(batch_a, self.relaxation.mixture(detached=True))
-            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm)
+            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm, average)
             self.sums[0] += loss.detach()
             if self.epoch >= config.architecture_from_epoch:
                 loss = self.loss(batch_b, self.relaxation.mixture())
-                architecture_step(loss, self.variables, self.architecture_optimizer)
+                architecture_step(loss, self.variables, self.architecture_optimizer, average)
                 self.sums[1] += loss.detach()
         self.step += 1
 

@@ -169,11 +169,11 @@ class Search(SupernetSearch):
         self.supernet.train()
         rate = cosine(self.epoch, config.epochs, config.learning_rate, config.final_learning_rate)  # constant in an epoch
         set_learning_rate(self.weight_optimizer, rate)
-        with forked(self.job.config.seed, "search", self.epoch, self.step):
+        with self.at_step():
             if self.epoch >= config.architecture_from_epoch:
                 self.sums[1] += self.architecture_step(batch_a, batch_b)
             loss = self.loss(batch_a, self.relaxation.mixture(detached=True))
-            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm)
+            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm, self.job.device.average)
             self.sums[0] += loss.detach()
         self.step += 1
 
@@ -181,7 +181,7 @@ class Search(SupernetSearch):
         """Move alpha (and beta) by the gradient of the chosen order; the loss on trainB."""
         if self.job.config.search.order == "first":
             loss = self.loss(batch_b, self.relaxation.mixture())
-            architecture_step(loss, self.variables, self.architecture_optimizer)
+            architecture_step(loss, self.variables, self.architecture_optimizer, self.job.device.average)
             return loss.detach()
         gradients, loss = unrolled_gradients(
             self.supernet,
@@ -189,6 +189,7 @@ class Search(SupernetSearch):
             lambda weights: self.loss_with(weights, batch_b),
             self.variables,
             self.weight_optimizer,
+            self.job.device.average,
         )
         move(self.variables, gradients, self.architecture_optimizer)
         return loss
@@ -198,7 +199,7 @@ class Search(SupernetSearch):
         with self.job.device.autocast():
             inputs = (self.job.device.images(batch.images), self.relaxation.mixture())
             logits = functional_call(self.supernet, dict(weights), inputs)
-        return cross_entropy(logits, self.job.device.labels(batch.labels))
+        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
 
     def decode(self, mixture: Mixture) -> Darts:
         """The architecture that a mixture stands for, in the form that is retrained."""
@@ -229,8 +230,8 @@ class Search(SupernetSearch):
         device = self.job.device
         with batch_statistics(self.supernet), torch.enable_grad():
             logits = self.supernet(device.images(batch.images), self.relaxation.mixture())
-            loss = cross_entropy(logits, device.labels(batch.labels))
-            return float(eigenvalues(loss, self.variables)[-1]) + self.config.architecture_weight_decay
+            loss = cross_entropy(logits, device.labels(batch.labels), average=device.average)
+            return float(eigenvalues(loss, self.variables, device.average)[-1]) + self.config.architecture_weight_decay
 
     def returns_to(self) -> int | None:
         """The epoch from before the curvature grew, when it has."""

@@ -1,7 +1,9 @@
 """What searches through a supernet by gradients share: settings, data, checkpoints, scores, records, and the loop of epochs.
 
 A system's own file holds its supernet, its relaxation (architecture variables -> mixture), its `search_step` and its decoding.
-The training set is split in two halves: trainA for the weights, trainB for the architecture.
+The training set is split in two halves: trainA for the weights, trainB for the architecture. Several processes compute parts of
+each batch and average the gradients of weights and variables alike, so that all hold the same; scores are taken by each, on whole
+batches.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,6 +26,7 @@ from segnas.data.statistics import evenly_spaced
 from segnas.data.transforms import DataConfig, scaled_size
 from segnas.errors import Interrupted, UserError, did_you_mean
 from segnas.nets.statistics import batch_statistics
+from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
@@ -96,6 +100,7 @@ class SupernetSearch(ABC):
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())
         self.variables = list(self.relaxation.parameters())
+        job.device.same([*self.weights, *self.variables, *self.supernet.buffers()])
         self.weight_optimizer = torch.optim.SGD(
             self.weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -108,7 +113,7 @@ class SupernetSearch(ABC):
         self.train_b = self._batches(half_b, data, "trainB")
         plain = replace(data, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, padding=0)
         scored = evenly_spaced(len(half_b), max(config.batch_size, config.scored_images))
-        self.scored = self._batches([half_b[place] for place in scored], plain, "scored")
+        self.scored = self._batches([half_b[place] for place in scored], plain, "scored", shared=False)
         self.steps = min(len(self.train_a), len(self.train_b), config.steps_per_epoch or len(self.train_a))
         self.epoch = self.step = 0
         self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
@@ -143,17 +148,23 @@ class SupernetSearch(ABC):
 
     # What all share -------------------------------------------------------------------------------------------------------
 
-    def _batches(self, indices: Sequence[int], data: DataConfig, stream: str) -> TrainingBatches:
+    def _batches(self, indices: Sequence[int], data: DataConfig, stream: str, shared: bool = True) -> TrainingBatches:
+        """shared: each process takes its part of every batch."""
         job, size = self.job, self.config.batch_size
-        return TrainingBatches(
-            job.dataset, "train", indices, data, job.normalization, size, job.config.seed, stream, "search.batch_size"
-        )
+        part = (job.device.global_rank, job.device.world_size) if shared else (0, 1)
+        seed, key = job.config.seed, "search.batch_size"
+        return TrainingBatches(job.dataset, "train", indices, data, job.normalization, size, seed, stream, key, *part)
 
     def loss(self, batch: Batch, mixture: Any) -> Tensor:
         """Cross-entropy of the supernet under a mixture."""
         with self.job.device.autocast():
             logits = self.supernet(self.job.device.images(batch.images), mixture)
-        return cross_entropy(logits, self.job.device.labels(batch.labels))
+        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
+
+    def at_step(self) -> AbstractContextManager[None]:
+        """Around a step: torch's generators as seeded for it (and for this process), whatever ran before."""
+        rank = self.job.device.global_rank
+        return forked(self.job.config.seed, "search", self.epoch, self.step, *([rank] if rank else []))
 
     def pairs(self) -> Iterator[tuple[Batch, Batch]]:
         """The batches of trainA and trainB of this epoch that are not done yet."""
@@ -175,7 +186,7 @@ class SupernetSearch(ABC):
 
     def require_numbers(self) -> None:
         """Raise UserError when a loss of this epoch is no number."""
-        if not bool(self.sums.isfinite().all()):
+        if self.job.device.any(not bool(self.sums.isfinite().all())):
             advice = "lower search.learning_rate, set search.clip_norm=5, or use device.precision=32"
             raise UserError(f"the search's loss is no number in epoch {self.epoch + 1}; {advice} (the last checkpoint is kept)")
 
@@ -205,7 +216,7 @@ class SupernetSearch(ABC):
 
 def search(this: SupernetSearch) -> Architecture:
     """Search, watch, decode: from the training set to an architecture. Continues from checkpoints/search.pt when it is there."""
-    run, config = this.job.run, this.config
+    run, config, device = this.job.run, this.config, this.job.device
     saved = run.load_checkpoint("search")
     if saved is not None:
         this.load(saved)
@@ -216,11 +227,12 @@ def search(this: SupernetSearch) -> Architecture:
             for batch_a, batch_b in this.pairs():
                 this.search_step(batch_a, batch_b)
                 progress.step()
-                if stop.requested or clock.due():
+                if device.any(stop.requested or clock.due()):
                     clock.save(run)
-                if stop.requested:
-                    raise Interrupted(f"the search is saved at epoch {this.epoch + 1}, step {this.step}")
-            record = watch(this)
+                    if device.any(stop.requested):
+                        raise Interrupted(f"the search is saved at epoch {this.epoch + 1}, step {this.step}")
+            device.average([this.sums])
+            record = device.gather(watch(this))[0]
             this.history.append(record)
             this.epoch, this.step = this.epoch + 1, 0
             this.sums.zero_()
@@ -229,7 +241,7 @@ def search(this: SupernetSearch) -> Architecture:
             write_search(this, run)  # before the checkpoint: killed between the two, the epoch ends once more
             clock.save(run)
             progress.epoch(this.epoch, config.epochs, shown(this, record))
-            if stop.requested:
+            if device.any(stop.requested):
                 raise Interrupted(f"the search is saved after epoch {this.epoch}")
     if this.epoch < config.epochs:
         console.print(f"the search ended early after epoch {this.epoch} and returns to epoch {this.returns_to()}")
@@ -256,6 +268,7 @@ class Clock:
     def save(self, run: Run) -> None:
         """Write the checkpoint; UserError instead when a loss is no number, so that the one before is kept."""
         self.this.require_numbers()
+        self.this.job.device.average([self.this.sums])  # what is saved is the mean; the parts of later steps add to it
         self.count()
         self.saved = time.monotonic()
         run.save_checkpoint("search", self.this.state())

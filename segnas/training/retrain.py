@@ -209,13 +209,12 @@ class Retraining:
             self.settle()
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """The loss of a step. output: logits, or (logits, logits of the auxiliary head)."""
-        config, (logits, *auxiliary) = self.config, output if isinstance(output, tuple) else (output,)
+        """The loss of a step. output: logits, or with an auxiliary head (logits, logits of the head)."""
+        config = self.config
+        logits, auxiliary = output if config.auxiliary_weight else (output, None)
         options = (self.class_weights, config.label_smoothing, self.device.average)
         loss = cross_entropy(logits, labels, *options)
-        for other in auxiliary:
-            loss = loss + config.auxiliary_weight * cross_entropy(other, labels, *options)
-        return loss
+        return loss if auxiliary is None else loss + config.auxiliary_weight * cross_entropy(auxiliary, labels, *options)
 
     def settle(self) -> list[float]:
         """Read the losses that are still on the device; all losses of this epoch. UserError when one is no number."""

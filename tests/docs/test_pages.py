@@ -106,6 +106,7 @@ def test_the_readme_lists_every_system_that_is_there() -> None:
 def test_thresholds_on_the_page_are_those_of_the_report() -> None:
     text = page("docs/reading_the_report.md")
     assert f"below {cautions.WEAK_IOU:.0f} %" in text
+    assert f"accuracy of a class is below {cautions.WEAK_ACCURACY:.0f} %" in text
     assert f"above {100 * cautions.UNDECIDED:.0f} % of its maximum" in text
     assert f"more than {cautions.LARGE_GAP:.0f} points" in text
     assert f"fewer than {cautions.FEW_IMAGES}" in text

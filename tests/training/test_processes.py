@@ -167,7 +167,7 @@ def test_the_averaged_gradient_is_that_of_the_whole_batch(count: int, weighted: 
     def work() -> tuple[float, list[Tensor]]:
         device = launch(CPU)
         part = slice(device.global_rank * 6 // count, (device.global_rank + 1) * 6 // count)
-        loss = cross_entropy(network(images[part]), labels[part], class_weights, device.average)
+        loss = cross_entropy(network(images[part]), labels[part], class_weights, average=device.average)
         loss.backward()
         gradients = [parameter.grad for parameter in network.parameters()]
         device.average([loss.detach(), *gradients])
