@@ -44,6 +44,7 @@ from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
 from segnas.systems.supernet_search import SupernetConfig, SupernetSearch, require_operations
+from segnas.tasks.base import cross_entropy
 from segnas.training.optimization import cosine, set_learning_rate
 from segnas.training.preflight import Measurement
 
@@ -132,6 +133,12 @@ class Search(SupernetSearch):
                 config.head_width,
             )
         super().__init__(job, supernet, Relaxation(config, job.config.seed))
+
+    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
+        """Cross-entropy of the supernet under a mixture."""
+        with self.job.device.autocast():
+            logits = self.supernet(self.job.device.images(batch.images), mixture)
+        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
 
     def search_step(self, batch_a: Batch, batch_b: Batch) -> None:
         """One step of weights on trainA, then, from the set epoch on, one step of alpha and beta on trainB (section 4.1)."""

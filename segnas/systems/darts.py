@@ -185,8 +185,8 @@ class Search(SupernetSearch):
             return loss.detach()
         gradients, loss = unrolled_gradients(
             self.supernet,
-            lambda weights: self.loss_with(weights, batch_a),
-            lambda weights: self.loss_with(weights, batch_b),
+            lambda weights: self.loss(batch_a, self.relaxation.mixture(), weights),
+            lambda weights: self.loss(batch_b, self.relaxation.mixture(), weights),
             self.variables,
             self.weight_optimizer,
             self.job.device.average,
@@ -194,11 +194,11 @@ class Search(SupernetSearch):
         move(self.variables, gradients, self.architecture_optimizer)
         return loss
 
-    def loss_with(self, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Cross-entropy of the supernet with these weights in the place of its own."""
+    def loss(self, batch: Batch, mixture: Mixture, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Cross-entropy of the supernet under a mixture, with `weights` (by name) in the place of its own."""
         with self.job.device.autocast():
-            inputs = (self.job.device.images(batch.images), self.relaxation.mixture())
-            logits = functional_call(self.supernet, dict(weights), inputs)
+            inputs = (self.job.device.images(batch.images), mixture)
+            logits = functional_call(self.supernet, dict(weights or {}), inputs)
         return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
 
     def decode(self, mixture: Mixture) -> Darts:

@@ -32,7 +32,7 @@ from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
 from segnas.systems.base import Job
 from segnas.tasks import tasks
-from segnas.tasks.base import confusion_matrix, cross_entropy, scores
+from segnas.tasks.base import confusion_matrix, scores
 from segnas.training.preflight import Measurement, Size, measure, seconds_of
 
 
@@ -154,12 +154,6 @@ class SupernetSearch(ABC):
         part = (job.device.global_rank, job.device.world_size) if shared else (0, 1)
         seed, key = job.config.seed, "search.batch_size"
         return TrainingBatches(job.dataset, "train", indices, data, job.normalization, size, seed, stream, key, *part)
-
-    def loss(self, batch: Batch, mixture: Any) -> Tensor:
-        """Cross-entropy of the supernet under a mixture."""
-        with self.job.device.autocast():
-            logits = self.supernet(self.job.device.images(batch.images), mixture)
-        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
 
     def at_step(self) -> AbstractContextManager[None]:
         """Around a step: torch's generators as seeded for it (and for this process), whatever ran before."""
