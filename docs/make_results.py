@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from segnas.plans import command, planned
 from segnas.runs.progress import duration
 from segnas.runs.run import Run
-from segnas.workplace import command, planned
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("data", "seen at", "val mIoU", "test mIoU", "parameters", "multiply-adds", "search", "retraining", "device")

@@ -10,45 +10,48 @@ Every function raises `UserError` (one line) for what the caller can mend, befor
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from segnas import zoo
-from segnas.config import override, replace
+from segnas.comparison import compare, remaining, require_baseline
+from segnas.config import override
 from segnas.costs.counts import Counts
 from segnas.costs.counts import count as count_architecture
-from segnas.costs.latency import Latency, Precision, Shape, measure_latency, measure_onnx_latency
+from segnas.costs.latency import Latency, Precision, measure_latency, measure_onnx_latency
 from segnas.data.check import Report
 from segnas.data.check import check as check_data
-from segnas.data.statistics import evenly_spaced
 from segnas.errors import UserError
 from segnas.export import Parity, missing_packages
-from segnas.export import export_onnx as export_model
 from segnas.nets import build
+from segnas.plans import Plan, plan, planned, resumed
 from segnas.report import write_report as write_page
-from segnas.runs.progress import console
 from segnas.runs.run import Run, working_on
-from segnas.spaces.architecture import Architecture, from_json, identity, to_json
+from segnas.spaces.architecture import Architecture, from_json, identity
 from segnas.spaces.darts import INPUTS
-from segnas.systems.base import load_system
+from segnas.stages import (
+    architecture_stage,
+    budget_stage,
+    evaluate_splits,
+    evaluate_stage,
+    export_stage,
+    latency_stage,
+    retrain_stage,
+    search_stage,
+    time_stage,
+)
 from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
-from segnas.training.evaluate import Evaluation, file_name
-from segnas.training.evaluate import evaluate as evaluate_model
+from segnas.training.evaluate import Evaluation
 from segnas.training.model import TrainedModel
 from segnas.training.predict import Prediction
 from segnas.training.predict import predict as predict_images
-from segnas.training.preflight import SMALLEST, require_packages
-from segnas.training.retrain import retrain as retrain_architecture
-from segnas.workplace import Plan, Workplace, opened, plan, planned, reopened, require_split, resumed, timed
+from segnas.training.preflight import require_packages
+from segnas.training.timing import measure_trained
+from segnas.workplace import opened, reopened, require_split, timed
 
 DEFAULT_PRESET = "small"
-PARITY_IMAGES = 20
 
 
 def search(
@@ -65,7 +68,7 @@ def search(
     """
     asked = _asked(system, data, out, preset, overrides, resume)
     with opened(asked, Path(out), resume, ["search"]) as place:
-        return _search(place)
+        return search_stage(place)
 
 
 def retrain(
@@ -87,15 +90,15 @@ def retrain(
         _refuse({"--form": form}, f"{source} is trained as it was found")
         asked = resumed(Path(source), None, data, preset, overrides)
         with opened(asked, Path(source), True, ["retrain"], architecture) as place:
-            return _retrain(place)
+            return retrain_stage(place)
     if out is None:
         raise UserError(f"{source} is no run directory: say on which data to train and where to write (--data DIR --out RUN)")
     asked = _asked(None, data, out, preset, overrides, resume)
     if resume:
         _require_same(Path(out), architecture, str(source))
     with opened(asked, Path(out), resume, ["retrain"], architecture) as place:
-        _write_architecture(place, architecture, {"from": str(source)})
-        return _retrain(place)
+        architecture_stage(place, architecture, {"from": str(source)})
+        return retrain_stage(place)
 
 
 def run(
@@ -107,28 +110,29 @@ def run(
     resume: bool = False,
     export: bool = True,
 ) -> Path:
-    """Everything: search, retrain, evaluate, measure, export, report. Returns the path of report.html.
+    """Everything: search, retrain, evaluate, measure, export, compare with baselines, report. Returns the path of report.html.
 
-    Several processes (torchrun) share all up to the evaluation; the rest is done by the first of them alone.
+    Several processes (torchrun) share searching, training and evaluation; the rest is done by the first of them alone.
     """
     asked = _asked(system, data, out, preset, overrides, resume)
+    out, task = Path(out), asked.task
+    require_baseline(asked.config, task)
     stages = ["search", "retrain", *(["export"] if export else [])]
-    with opened(asked, Path(out), resume, stages) as place:
-        _search(place)
-        _retrain(place)
-        main = asked.config.evaluation
-        for split in dict.fromkeys([main.split, *(["test"] if "test" in place.dataset.splits else [])]):
-            config = replace(main, split=split)
-            if not place.run.has(file_name(config, main)):
-                found = _evaluate(place, config).figures
-                console.print(f"{split}: {'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
-        if not place.device.is_global_zero:
-            return place.run.path / "report.html"
-        if not place.run.has("latency.json"):
-            _latency(place)
-        if export and not place.run.has("model.onnx"):
-            _export(place, asked.config.export.size)
-        return write_page(place.run)
+    with opened(asked, out, resume, stages, others=lambda config: remaining(out, config, asked.system, task)) as place:
+        search_stage(place)
+        retrain_stage(place)
+        evaluate_splits(place)
+        if place.device.is_global_zero:
+            latency_stage(place)
+            if export and not place.run.has("model.onnx"):
+                export_stage(place, asked.config.export.size)
+            budget_stage(place)
+            write_page(place.run)  # once before the comparison: it may take long
+        if place.config.comparison.baseline != "none" or place.config.comparison.seeds > 1:
+            with timed(place.run, "compare"):
+                compare(place)
+        time_stage(place)
+        return write_page(place.run) if place.device.is_global_zero else place.run.path / "report.html"
 
 
 def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Evaluation:
@@ -136,7 +140,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None =
     with reopened(Path(path), data) as place:
         config = override(place.config.evaluation, overrides)
         require_split(place.dataset, config.split)
-        return _evaluate(place, config)
+        return evaluate_stage(place, config)
 
 
 def predict(
@@ -161,7 +165,7 @@ def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str
     """Write model.onnx of a run and check it against torch on real images; UserError when they differ."""
     require_packages(missing_packages())
     with reopened(Path(path), data) as place:
-        return _export(place, size or place.config.export.size)
+        return export_stage(place, size or place.config.export.size)
 
 
 def write_report(path: str | Path) -> Path:
@@ -285,20 +289,11 @@ def latency(
     shape = (batch, 3, *(size or Run(path).read_json("cost.json")["size"]))
     if model is None:
         return measure_latency(build(architecture, num_classes or usual_input(path, architecture)[1]), shape, **conditions)
-    measured = _measure_trained(model, shape, **conditions)
+    measured = measure_trained(model, shape, **conditions)
     if own:
         with working_on(Run.open(path)) as found:
             found.write_json("latency.json", measured.to_json())
     return measured
-
-
-def _measure_trained(model: TrainedModel, shape: Shape, **conditions: Any) -> Latency:
-    """The time from pixels to logits, through TrainedModel.logits as evaluation and prediction go."""
-
-    def logits(network: nn.Module, pixels: Tensor) -> Tensor:
-        return dataclasses.replace(model, network=network).logits(pixels)
-
-    return measure_latency(model.network, shape, from_pixels=logits, **conditions)
 
 
 def _refuse(options: Mapping[str, object], fact: str) -> None:
@@ -326,85 +321,3 @@ def _require_same(out: Path, architecture: Architecture, source: str) -> None:
     stored = identity(from_json(Run(out).read_json("architecture.json")))
     if stored != identity(architecture):
         raise UserError(f"{out} trains the architecture {stored}, and {source} is {identity(architecture)}; choose another --out")
-
-
-# The stages of a run. Each is skipped when what it leaves is there.
-
-
-def _search(place: Workplace) -> Architecture:
-    if place.run.has("architecture.json"):
-        return from_json(place.run.read_json("architecture.json"))
-    assert place.plan.system is not None
-    with timed(place.run, "search"):
-        architecture = load_system(place.plan.system).search(place.job)
-    provenance = {"system": place.plan.system, "preset": place.plan.preset, "seed": place.config.seed}
-    _write_architecture(place, architecture, {**provenance, **_epoch_of(place.run, architecture)})
-    console.print(f"found architecture {identity(architecture)}")
-    return architecture
-
-
-def _epoch_of(run: Run, architecture: Architecture) -> dict[str, Any]:
-    """The last epoch of search.json that decoded the architecture; empty for a system without epochs."""
-    epochs = run.read_json("search.json").get("epochs", []) if run.has("search.json") else []
-    decoded = [epoch["epoch"] for epoch in epochs if epoch.get("id") == identity(architecture)]
-    return {"epoch": decoded[-1]} if decoded else {}
-
-
-def _retrain(place: Workplace) -> TrainedModel:
-    if place.run.has("retrain.json"):
-        return TrainedModel.load(place.run.path)
-    architecture, config = from_json(place.run.read_json("architecture.json")), place.config
-    size = place.seen_size()
-    counts = count_architecture(architecture, size, len(place.dataset.classes))
-    place.run.write_json("cost.json", {"size": list(size), **asdict(counts)})
-    console.print(
-        f"training {counts.parameters:,} parameters, {counts.multiply_adds / 1e9:.3g} G multiply-adds at {size[0]}x{size[1]}"
-    )
-    with timed(place.run, "retrain"):
-        return retrain_architecture(
-            architecture,
-            place.dataset,
-            config.data,
-            place.job.normalization,
-            config.retrain,
-            place.run,
-            place.device,
-            config.seed,
-        )
-
-
-def _evaluate(place: Workplace, config: Any) -> Evaluation:
-    model = TrainedModel.load(place.run.path)
-    with timed(place.run, f"evaluate {config.split}"):
-        return evaluate_model(model, place.dataset, config, place.device, place.run, place.config.evaluation)
-
-
-def _latency(place: Workplace) -> None:
-    model, config = TrainedModel.load(place.run.path), place.config.device
-    conditions = {"device": place.device.device, "precision": config.precision, "channels_last": config.channels_last}
-    with timed(place.run, "latency"):
-        measured = _measure_trained(model, (1, 3, *place.seen_size()), **conditions, time_limit_s=10)
-    place.run.write_json("latency.json", measured.to_json())
-    console.print(f"latency: {measured.median_ms:.1f} ms on {measured.device}")
-
-
-def _export(place: Workplace, size: tuple[int, int] | None) -> Parity:
-    size = size or place.seen_size()
-    model = TrainedModel.load(place.run.path)
-    if model.task.dense and min(size) < SMALLEST:
-        raise UserError(f"the export size {size[0]}x{size[1]} is too small for a network of stride 32; use {SMALLEST} or more")
-    split = place.config.evaluation.split
-    indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
-    samples = (place.dataset.read(split, index) for index in indices)
-    with timed(place.run, "export"):
-        parity = export_model(model, size, place.run.path / "model.onnx", samples)
-    console.print(
-        f"model.onnx: largest logit difference to torch {parity.largest_logit_difference:.2g} on {parity.images} images"
-    )
-    return parity
-
-
-def _write_architecture(place: Workplace, architecture: Architecture, provenance: dict[str, Any]) -> None:
-    content = {"architecture": to_json(architecture), "id": identity(architecture), "provenance": provenance}
-    place.run.write_json("architecture.json", content)
-    place.device.barrier()

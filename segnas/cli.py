@@ -19,7 +19,36 @@ import typer
 
 from segnas import processes
 from segnas.errors import Disconnected, Interrupted, UserError
-from segnas.printing import in_units, print_figures, print_json, print_table
+from segnas.options import (
+    AsJson,
+    Baseline,
+    BudgetDevice,
+    Data,
+    Form,
+    MaxLatency,
+    MaxMultiplyAdds,
+    MaxParameters,
+    MovedData,
+    Network,
+    NoExport,
+    NumClasses,
+    Options,
+    Out,
+    Preset,
+    Protocol,
+    Resume,
+    RunDirectory,
+    Seeds,
+    Settings,
+    Size,
+    System,
+    Time,
+    as_settings,
+    examples,
+    parse_size,
+    required_out,
+)
+from segnas.printing import print_figures, print_json, print_table, print_zoo, summary
 from segnas.runs.run import FULL_DISK
 
 HELP = """Search, train, measure and export segmentation and classification networks for your own images.
@@ -30,11 +59,6 @@ STOPPED = 130  # exit status after Ctrl-C
 SHARED_VERBS = ("run", "search", "retrain", "evaluate")  # what several processes can work on together
 GRACE = 3.0  # seconds in which torchrun ends this process, should another one have said already what went wrong
 UNUSABLE = (PermissionError, IsADirectoryError, NotADirectoryError)  # errors of the file system that a user can mend
-
-
-def examples(*lines: str) -> str:
-    r"""The end of a verb's help: commands to copy, kept line by line (`\b`)."""
-    return "\b\nExamples:\n" + "\n".join(f"  segnas {line}" for line in lines)
 
 
 app = typer.Typer(
@@ -51,29 +75,12 @@ app = typer.Typer(
 )
 data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set before working with it.")
 
-System = Annotated[str, typer.Argument(metavar="SYSTEM", help="a name that `segnas systems` lists, or a Python file")]
-Network = Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="run directory, JSON file or name of the zoo")]
-RunDirectory = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings, such as retrain.epochs=50")]
-Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="network options, such as filters=8")]
-Protocol = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="split=test, scales=[0.75,1.0,1.25], flip=true, batch_size=4")
-]
-Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="folder of images and masks, FORMAT:DIR, or 'demo'")]
-MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="where the run's images lie now, if they moved")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
-Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
-Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="of DARTS cells: cifar, imagenet or segmentation")]
-Size = Annotated[str | None, typer.Option("--size", metavar="HxW", help="height x width of the input, such as 360x480")]
-NumClasses = Annotated[int | None, typer.Option("--classes", metavar="K", min=1, help="[default: the run's, else the papers']")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON, with exact figures")]
-
 
 @app.command(
     epilog=examples(
         "run auto-deeplab --data demo --preset quick --out runs/demo",
         "run auto-deeplab --data my_images --out runs/first retrain.epochs=100",
+        "run darts --data my_images --out runs/phone --max-latency-ms 30 --time 2h --seeds 3",
         "run auto-deeplab --out runs/first --resume",
     )
 )
@@ -84,13 +91,22 @@ def run(
     out: Out = None,
     preset: Preset = None,
     resume: Resume = False,
-    no_export: Annotated[bool, typer.Option("--no-export", help="leave out the ONNX file")] = False,
+    time: Time = None,
+    max_parameters: MaxParameters = None,
+    max_multiply_adds: MaxMultiplyAdds = None,
+    max_latency_ms: MaxLatency = None,
+    device: BudgetDevice = None,
+    baseline: Baseline = None,
+    seeds: Seeds = None,
+    no_export: NoExport = False,
     as_json: AsJson = False,
 ) -> None:
-    """From images to a report in one go. Searches, retrains, evaluates, times, exports, and writes RUN/report.html."""
+    """From images to a report in one go. Searches, retrains, evaluates, times, exports, compares with a network made by hand and a
+    random one, and writes RUN/report.html."""
     from segnas import api
 
-    page = api.run(system, data, required_out(out), preset, overrides or (), resume, not no_export)
+    settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device, time, baseline, seeds)
+    page = api.run(system, data, required_out(out), preset, [*settings, *(overrides or ())], resume, not no_export)
     print_figures(summary(Path(page).parent), as_json, str(page))
 
 
@@ -107,13 +123,19 @@ def search(
     out: Out = None,
     preset: Preset = None,
     resume: Resume = False,
+    time: Time = None,
+    max_parameters: MaxParameters = None,
+    max_multiply_adds: MaxMultiplyAdds = None,
+    max_latency_ms: MaxLatency = None,
+    device: BudgetDevice = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an architecture for a data set. Writes RUN/architecture.json."""
     from segnas import api
     from segnas.spaces.architecture import identity, to_json
 
-    architecture = api.search(system, data, required_out(out), preset, overrides or (), resume)
+    settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device, time)
+    architecture = api.search(system, data, required_out(out), preset, [*settings, *(overrides or ())], resume)
     found = {"run": str(out), "id": identity(architecture), "architecture": to_json(architecture)}
     if as_json:
         print_json(found)
@@ -344,68 +366,9 @@ def data_check(
 app.add_typer(data_app, name="data")
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`360x480` -> (360, 480); UserError for anything else."""
-    height, separator, width = text.lower().partition("x")
-    if not (separator and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UserError(f"'{text}' is no size; write height x width, for example 360x480")
-    return int(height), int(width)
-
-
 def presets_by_task(system: Any) -> dict[str, list[str]]:
     """The names of a system's presets for each task that it searches networks for."""
     return {task: list(system.presets_for(task)) for task in system.tasks}
-
-
-def required_out(out: Path | None) -> Path:
-    """The run directory; UserError when none was given."""
-    if out is None:
-        raise UserError("say where to write the run: --out RUN")
-    return out
-
-
-def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
-    """Millions of parameters and billions of multiply-adds, ours beside the paper's, within 80 columns."""
-    cells = []
-    for row in rows:
-        ours = row["paper_multiply_adds"] or row["multiply_adds"]
-        cells.append(
-            (
-                row["name"],
-                "x".join(map(str, row["size"])),
-                in_units(row["parameters"], 1e6, 2),
-                "-" if row["printed_parameters_m"] is None else f"{row['printed_parameters_m']:.2f}",
-                in_units(ours, 1e9, 2),
-                "-" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']:.2f}",
-            )
-        )
-    print_table(("name", "input", "parameters M", "paper", "multiply-adds G", "paper"), cells, text_columns=2)
-    if any(row["paper_multiply_adds"] for row in rows):
-        print("multiply-adds as the papers count them; exact figures and our own: --json")
-
-
-def summary(run_directory: Path) -> dict[str, Any]:
-    """The figures of a run that people ask for first."""
-    from segnas.runs.run import Run
-
-    found = Run.open(run_directory)
-    figures: dict[str, Any] = {"run": str(run_directory)}
-    if found.has("architecture.json"):
-        figures["architecture"] = found.read_json("architecture.json")["id"]
-    for path in sorted(run_directory.glob("evaluation*.json")):
-        evaluation = found.read_json(path.name)
-        metric = evaluation.get("metric", "mIoU")  # older files have no other
-        figures[f"{metric}_{evaluation['split']}"] = evaluation[metric]
-    if found.has("cost.json"):
-        cost = found.read_json("cost.json")
-        figures |= {"parameters": cost["parameters"], "multiply_adds": cost["multiply_adds"]}
-    if found.has("latency.json"):
-        figures["latency_ms"] = found.read_json("latency.json")["median_ms"]
-    if found.has("parity.json"):
-        figures["largest_logit_difference"] = found.read_json("parity.json")["largest_logit_difference"]
-    if found.has("timing.json"):
-        figures["seconds"] = found.read_json("timing.json")
-    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -63,3 +64,47 @@ def formatted(value: Any) -> str:
 def in_units(value: float | None, unit: float, digits: int) -> str:
     """`value` in multiples of `unit` with so many digits after the point, `-` for None."""
     return "-" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
+    """Millions of parameters and billions of multiply-adds, ours beside the paper's, within 80 columns."""
+    cells = []
+    for row in rows:
+        ours = row["paper_multiply_adds"] or row["multiply_adds"]
+        cells.append(
+            (
+                row["name"],
+                "x".join(map(str, row["size"])),
+                in_units(row["parameters"], 1e6, 2),
+                "-" if row["printed_parameters_m"] is None else f"{row['printed_parameters_m']:.2f}",
+                in_units(ours, 1e9, 2),
+                "-" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']:.2f}",
+            )
+        )
+    print_table(("name", "input", "parameters M", "paper", "multiply-adds G", "paper"), cells, text_columns=2)
+    if any(row["paper_multiply_adds"] for row in rows):
+        print("multiply-adds as the papers count them; exact figures and our own: --json")
+
+
+def summary(run_directory: Path) -> dict[str, Any]:
+    """The figures of a run that people ask for first."""
+    from segnas.runs.run import Run
+
+    found = Run.open(run_directory)
+    figures: dict[str, Any] = {"run": str(run_directory)}
+    if found.has("architecture.json"):
+        figures["architecture"] = found.read_json("architecture.json")["id"]
+    for path in sorted(run_directory.glob("evaluation*.json")):
+        evaluation = found.read_json(path.name)
+        metric = evaluation.get("metric", "mIoU")  # older files have no other
+        figures[f"{metric}_{evaluation['split']}"] = evaluation[metric]
+    if found.has("cost.json"):
+        cost = found.read_json("cost.json")
+        figures |= {"parameters": cost["parameters"], "multiply_adds": cost["multiply_adds"]}
+    if found.has("latency.json"):
+        figures["latency_ms"] = found.read_json("latency.json")["median_ms"]
+    if found.has("parity.json"):
+        figures["largest_logit_difference"] = found.read_json("parity.json")["largest_logit_difference"]
+    if found.has("timing.json"):
+        figures["seconds"] = found.read_json("timing.json")
+    return figures

@@ -12,8 +12,9 @@ from PIL import Image
 from segnas.cli import main
 from segnas.data import open_dataset
 from segnas.errors import UserError
+from segnas.plans import command, plan
 from segnas.runs.run import Run
-from segnas.workplace import command, fingerprint, plan, require_same_data, timed, write_environment
+from segnas.workplace import fingerprint, require_same_data, timed, write_environment
 
 OVERRIDES = ["seed=3", "search.crop=[65,33]", "retrain.weight_decay=1e-5", "retrain.class_weights=median_frequency"]
 

@@ -256,5 +256,6 @@ SYSTEM = System(
     search=search,
     preflight=preflight,
     typical=typical,
+    sized=supernet_search.sized,
 )
 systems.register(SYSTEM.name)(SYSTEM)

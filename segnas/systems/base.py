@@ -45,7 +45,9 @@ class System:
     search: Job -> the architecture found; writes search.json and checkpoints of its own into the run directory, and goes
     on from them when they are there. preflight: Job -> measured cost of the search (None: the system cannot tell).
     typical: configuration -> an architecture of the kind that will be retrained, for estimates of its time and memory.
-    presets: for segmentation, empty for a system that does not search for it; task_presets: those for other tasks, by task.
+    sized: (configuration, factor) -> the same with a search about `factor` times as long, at least the shortest that makes sense
+    (None: its length cannot be chosen). presets: for segmentation, empty for a system that does not search for it;
+    task_presets: those for other tasks, by task.
     """
 
     name: str
@@ -56,6 +58,7 @@ class System:
     search: Callable[[Job], Architecture]
     preflight: Callable[[Job], Measurement] | None = None
     typical: Callable[[Any], Architecture] | None = None
+    sized: Callable[[Any, float], Any] | None = None
     task_presets: Mapping[str, Mapping[str, Callable[[], Any]]] = field(default_factory=dict)
 
     @property

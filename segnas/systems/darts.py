@@ -375,5 +375,6 @@ SYSTEM = System(
     search=search,
     preflight=preflight,
     typical=typical,
+    sized=supernet_search.sized,
 )
 systems.register(SYSTEM.name)(SYSTEM)

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
 
 from segnas.config import configuration
+from segnas.costs.budget import BudgetConfig
 from segnas.data.transforms import DataConfig
 from segnas.errors import Registry
 from segnas.training.device import DeviceConfig
@@ -24,8 +27,24 @@ class ExportConfig:
 
 
 @configuration
+class ComparisonConfig:
+    """What `segnas run` trains beside the network that was found, to compare it with.
+
+    baseline: a network made by hand ("auto": a U-Net, or a ResNet where an image has one class; "none": no comparison at all).
+    random: a random architecture of the same space, too. seeds: how many trainings of each.
+    """
+
+    baseline: Literal["auto", "unet", "deeplab-v3-plus", "resnet", "none"] = "auto"
+    random: bool = True
+    seeds: PositiveInt = 1
+
+
+@configuration
 class RunConfig:
-    """What every run has; systems add their own parts in subclasses."""
+    """What every run has; systems add their own parts in subclasses.
+
+    time_limit: seconds that the lengths of search and retraining were chosen for; None: the preset's lengths.
+    """
 
     seed: int = 0
     data: DataConfig
@@ -33,10 +52,24 @@ class RunConfig:
     retrain: RetrainConfig = RetrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+    budget: BudgetConfig = BudgetConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    time_limit: PositiveFloat | None = None
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of retraining."""
+        return self.seed if self.retrain.seed is None else self.retrain.seed
 
     def __post_init__(self) -> None:
         if self.retrain.batch_size == 1 and max(self.data.crop) <= 32:
             raise ValueError("data.crop: one image of at most 32 pixels is one pixel at stride 32, too few for batch norm")
+
+
+def plain(config: RunConfig) -> RunConfig:
+    """The settings of training alone, as `segnas retrain` of a known architecture has them: no budget, nothing beside."""
+    values = {name: getattr(config, name) for name in ("seed", "data", "device", "retrain", "evaluation", "export")}
+    return RunConfig(**values, comparison=ComparisonConfig(baseline="none"))
 
 
 run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")  # for segmentation

@@ -352,7 +352,20 @@ def preflight(this: SupernetSearch) -> Measurement:
     measured = dataclasses.replace(measured, seconds=measured.seconds * share)
     measured = measured.with_loading(loading, job.config.data.workers)
     scoring = seconds_of(lambda: watch(this))
-    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring)
+    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring, epochs=config.epochs)
+
+
+def sized(config: Any, factor: float) -> Any:
+    """The configuration of a run whose search takes about `factor` times as many epochs, at least one of each kind.
+
+    The share of epochs that train the weights alone stays about what it is.
+    """
+    search: SupernetConfig = config.search
+    alone = search.architecture_from_epoch
+    least = 2 if alone else 1
+    epochs = max(least, int(search.epochs * factor))
+    first = min(epochs - 1, max(1, round(alone * epochs / search.epochs))) if alone else 0
+    return replace(config, search=replace(search, epochs=epochs, architecture_from_epoch=first))
 
 
 def seen_size(job: Job) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class Measurement:
     seconds: float  # of the whole stage, from the second step
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
+    epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
 
     def with_loading(self, seconds: float, workers: int) -> Measurement:
         """The same with `seconds` a step of reading images: before each step, or beside it when there are workers."""

@@ -35,6 +35,7 @@ class RetrainConfig:
     drop_path: Annotated[float, Field(gt=0, le=1)] = 1.0  # probability of keeping a path, at the last cell and the last step
     batch_norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # moving average of the weights; 0: none
+    seed: int | None = None  # of weights, order, views and dropout; None: the run's own
     weights: Path | None = None  # a model.safetensors (or run) of the same architecture to start from
     validate_every: NonNegativeInt = 10  # epochs; 0: never
 

@@ -35,7 +35,7 @@ from segnas.spaces.architecture import Architecture, family_of
 from segnas.tasks import tasks
 from segnas.tasks.base import cross_entropy
 from segnas.training.device import Device
-from segnas.training.evaluate import EvaluationConfig, score
+from segnas.training.evaluate import EvaluationConfig, image_confusions, score
 from segnas.training.model import TrainedModel, require_task, start_from
 from segnas.training.optimization import (
     ExponentialMovingAverage,
@@ -49,6 +49,7 @@ from segnas.training.recipe import RetrainConfig, learning_rate, recipe
 
 LOG_EVERY = 50  # steps
 SAVE_EVERY = 600.0  # seconds, within an epoch
+VALIDATED = 4  # images (or seconds) that tell how long a validation takes
 
 
 def retrain(
@@ -269,6 +270,19 @@ class Retraining:
         found = score(self.model, self.validation, EvaluationConfig(), self.device)
         self.network.train()
         return self.model.task.deciding(found)
+
+    def seconds_of_validation(self) -> float:
+        """An estimate from a few images; the network is in evaluation mode afterwards."""
+        self.model.network.eval()
+        count, started = 0, time.monotonic()
+        for _ in image_confusions(self.model, self.validation, EvaluationConfig(), self.device):
+            count += 1
+            if count == 1:
+                started = time.monotonic()  # the first one loads and warms up
+            if count > VALIDATED or time.monotonic() - started > VALIDATED:
+                break
+        images = len(self.device.share(len(self.validation.splits["val"])))
+        return (time.monotonic() - started) * images / max(1, count - 1)
 
     def share_statistics(self) -> None:
         """Give every process the running statistics of rank 0, which are those that are saved: each has kept its own parts'."""

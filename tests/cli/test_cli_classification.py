@@ -13,7 +13,7 @@ from command_line import segnas
 from PIL import Image
 from small_images import NAMES, SmallImages
 
-from segnas import workplace
+from segnas import plans, workplace
 from segnas.systems.base import System, preset
 from segnas.systems.settings import RunConfig, run_preset
 
@@ -29,7 +29,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Image.fromarray(dataset.read("test", index).image).save(folder / f"{index}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workplace, "open_dataset", lambda data, seed=0: dataset)
-        patch.setattr(workplace, "task_of_data", lambda data: "classification")
+        patch.setattr(plans, "task_of_data", lambda data: "classification")
         yield folder
 
 
@@ -127,7 +127,7 @@ def test_a_whole_run(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert answer.status == 0, answer.err
     assert re.search(r"^val: accuracy [\d.]+  mAcc [\d.]+$", answer.err, re.MULTILINE)
     assert set(answer.json) >= {"accuracy_val", "accuracy_test", "latency_ms", "largest_logit_difference"}
-    monkeypatch.setattr(workplace, "task_of_data", lambda data: "segmentation")
+    monkeypatch.setattr(plans, "task_of_data", lambda data: "segmentation")
     complaint = segnas("run", system, "--data", small, "--out", tmp_path / "other", "--preset", "quick").complaint
     expected = "tiny searches networks for classification, and the data is for segmentation; systems for segmentation:"
     assert complaint.startswith(expected)

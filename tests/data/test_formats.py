@@ -14,7 +14,7 @@ from segnas.data.demo import Demo
 from segnas.data.folder import Folder
 from segnas.data.formats import FORMATS
 from segnas.errors import UserError
-from segnas.workplace import plan
+from segnas.plans import plan
 
 MAKERS = {"voc": voc_set, "cityscapes": city_set, "ade20k": ade_set, "cifar10": cifar_batches, "folder": split_set}
 

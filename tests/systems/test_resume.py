@@ -20,13 +20,13 @@ from tiny_search import Drawn, MakeJob, tiny_config
 import segnas
 from segnas.config import dotted_keys, to_dict
 from segnas.errors import Interrupted, UserError
+from segnas.plans import plan
 from segnas.runs.run import Run
 from segnas.spaces.architecture import from_json, identity, to_json
 from segnas.spaces.auto_deeplab import AutoDeepLab, Block
 from segnas.systems.auto_deeplab import Search, search
 from segnas.systems.base import Job
 from segnas.training.retrain import Retraining, retrain
-from segnas.workplace import plan
 
 CHILD = Path(__file__).with_name("command_that_stops.py")
 CELL = (Block((0, 1), ("sep_conv_3x3", "skip_connect")), Block((1, 2), ("atrous_conv_3x3", "avg_pool_3x3")))

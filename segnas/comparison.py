@@ -1,0 +1,168 @@
+"""An honest baseline: what else the same recipe reaches at about the same cost, and how much a seed changes.
+
+`segnas run` trains, besides the network that the search found, a network made by hand and a random architecture of the same
+space, each at the width whose multiply-adds are nearest, with the same recipe, steps, images and seeds. Each training is a run
+directory of its own below `compared/`; comparison.json sums them up, after each of them, for the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segnas.config import replace
+from segnas.costs.budget import nearest_multiply_adds
+from segnas.errors import UserError
+from segnas.plans import Plan
+from segnas.runs.progress import console
+from segnas.runs.run import Run
+from segnas.spaces.architecture import Architecture, from_json, identity, task_of
+from segnas.spaces.hand_made import DeepLabV3Plus, ResNet, UNet
+from segnas.stages import architecture_stage, evaluate_splits, latency_stage, retrain_stage, splits_of
+from segnas.systems.base import load_system
+from segnas.systems.settings import RunConfig, plain
+from segnas.tasks import tasks
+from segnas.training.evaluate import file_name
+from segnas.workplace import Workplace, beside
+
+HAND_MADE: dict[str, type] = {"unet": UNet, "deeplab-v3-plus": DeepLabV3Plus, "resnet": ResNet}
+AUTO = {"segmentation": "unet", "classification": "resnet"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the comparison. kind: "searched", "hand-made" or "random"; folder: below the run, "." is the run itself."""
+
+    kind: str
+    name: str
+    number: int  # 0 .. seeds - 1: which seed
+    folder: str
+
+
+def require_baseline(config: RunConfig, task: str) -> None:
+    """Raise UserError unless the network made by hand is for the task."""
+    name = config.comparison.baseline
+    if name in HAND_MADE and task_of(HAND_MADE[name]()) != task:
+        able = [one for one, family in HAND_MADE.items() if task_of(family()) == task]
+        raise UserError(f"the baseline {name} is no network for {task}; choose --baseline {' or '.join(able)}, auto, or none")
+
+
+def trainings(config: RunConfig, system: str | None, task: str) -> list[Training]:
+    """All trainings of a run's comparison, in their order, the run's own first."""
+    asked = config.comparison
+    kinds = [("searched", str(system))]
+    if asked.baseline != "none":
+        kinds.append(("hand-made", AUTO[task] if asked.baseline == "auto" else asked.baseline))
+        if asked.random and system is not None and load_system(system).typical is not None:
+            kinds.append(("random", "random architectures of the same space"))
+    found = [Training(kind, name, number, folder(kind, number)) for number in range(asked.seeds) for kind, name in kinds]
+    return sorted(found, key=lambda training: (training.number, [kind for kind, _ in kinds].index(training.kind)))
+
+
+def folder(kind: str, number: int) -> str:
+    """Where a training lies below its run."""
+    return "." if (kind, number) == ("searched", 0) else f"compared/{kind}-{number}"
+
+
+def remaining(out: Path, config: RunConfig, system: str | None, task: str) -> int:
+    """How many trainings of a comparison are still to be done, the run's own apart."""
+    return sum(not (out / one.folder / "retrain.json").exists() for one in trainings(config, system, task) if one.folder != ".")
+
+
+def compare(place: Workplace) -> None:
+    """Do the trainings that are missing, and write comparison.json after each. The run itself must be trained and scored."""
+    found = from_json(place.run.read_json("architecture.json"))
+    target = int(place.run.read_json("cost.json")["multiply_adds"])
+    summarize(place)
+    for training in trainings(place.config, place.plan.system, place.dataset.task):
+        if training.folder == "." or _is_done(place, training):
+            continue
+        architecture = found if training.kind == "searched" else _architecture(place, training, target)
+        console.print(f"compared with: {training.name}, seed {_seed(place, training)}")
+        with child(place, training, architecture) as inner:
+            architecture_stage(inner, architecture, {"from": training.kind, "compared_with": identity(found)})
+            retrain_stage(inner)
+            evaluate_splits(inner)
+            if inner.device.is_global_zero:
+                latency_stage(inner)
+        summarize(place)
+
+
+def child(place: Workplace, training: Training, architecture: Architecture) -> Any:
+    """The run directory of a training, open for work: the run's own settings but for the seed, and for what a network lacks."""
+    config = plain(place.config)
+    retrain = replace(config.retrain, seed=_seed(place, training))
+    if training.kind == "hand-made":  # no paths to drop, no auxiliary head
+        retrain = replace(retrain, drop_path=1.0, auxiliary_weight=0.0)
+    config = replace(config, retrain=retrain)
+    return beside(place, Plan(None, place.plan.preset, place.plan.dataset, config), place.run.path / training.folder)
+
+
+def _seed(place: Workplace, training: Training) -> int:
+    return int(place.config.training_seed) + training.number
+
+
+def _architecture(place: Workplace, training: Training, target: int) -> Architecture:
+    """A network made by hand, or a random one of the space that was searched, with about `target` multiply-adds."""
+    if training.kind == "hand-made":
+        architecture = HAND_MADE[training.name]()
+    else:
+        assert place.plan.system is not None
+        typical = load_system(place.plan.system).typical
+        assert typical is not None
+        architecture = typical(replace(place.config, seed=_seed(place, training) + 1))
+    return nearest_multiply_adds(architecture, target, place.seen_size(), len(place.dataset.classes))
+
+
+def _is_done(place: Workplace, training: Training) -> bool:
+    run, main = Run(place.run.path / training.folder), place.config.evaluation
+    files = [file_name(replace(main, split=split), main) for split in splits_of(place)]
+    return all(run.has(name) for name in ("retrain.json", "latency.json", *files))
+
+
+def summarize(place: Workplace) -> None:
+    """comparison.json: the trainings that are finished, by kind."""
+    metric, config = tasks[place.dataset.task].metric, place.config
+    entries: dict[str, dict[str, Any]] = {}
+    for training in trainings(config, place.plan.system, place.dataset.task):
+        about = {"kind": training.kind, "name": training.name, "note": _note(place, training)}
+        entry = entries.setdefault(training.kind, {**about, "runs": []})
+        if _is_done(place, training) or training.folder == ".":
+            seed = _seed(place, training)
+            entry["runs"].append({"seed": seed, "folder": training.folder, **_figures(place, training, metric)})
+    protocol = (
+        "Every network is trained from scratch with the same recipe, steps, images and seeds, at the width whose multiply-adds "
+        "are nearest to those of the network that was found; none of them was tuned."
+    )
+    finished = [entry for entry in entries.values() if entry["runs"]]
+    place.run.write_json(
+        "comparison.json", {"metric": metric, "protocol": protocol, "seeds": config.comparison.seeds, "entries": finished}
+    )
+
+
+def _note(place: Workplace, training: Training) -> str:
+    if training.kind == "random" and place.config.comparison.seeds > 1:
+        return "a new architecture for each seed"
+    retrain = place.config.retrain
+    lacking = [("drop path", retrain.drop_path < 1), ("auxiliary head", retrain.auxiliary_weight > 0)]
+    lacks = [name for name, used in lacking if used and training.kind == "hand-made"]
+    return f"without {' and '.join(lacks)}, which it does not have" if lacks else ""
+
+
+def _figures(place: Workplace, training: Training, metric: str) -> dict[str, Any]:
+    run, main = Run(place.run.path / training.folder), place.config.evaluation
+    cost = run.read_json("cost.json")
+    scores = {}
+    for split in splits_of(place):
+        name = file_name(replace(main, split=split), main)
+        if run.has(name):
+            scores[split] = run.read_json(name)[metric]
+    return {
+        "id": run.read_json("architecture.json")["id"],
+        "parameters": cost["parameters"],
+        "multiply_adds": cost["multiply_adds"],
+        "latency_ms": run.read_json("latency.json")["median_ms"] if run.has("latency.json") else None,
+        "seconds": run.read_json("retrain.json")["seconds"],
+        "scores": scores,
+    }

@@ -1,0 +1,101 @@
+"""What a command asks for, resolved to everything that config.yaml holds, and the command that asks for it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import segnas
+from segnas.config import flat, from_dict, override, replace, to_dict
+from segnas.data import absolute_data, task_of_data
+from segnas.processes import program
+from segnas.runs.run import Run
+from segnas.systems.base import load_system, preset
+from segnas.systems.settings import RunConfig, run_preset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command asks for, resolved: everything that config.yaml holds."""
+
+    system: str | None
+    preset: str
+    dataset: str
+    config: Any  # the system's configuration, a subclass of RunConfig
+
+    @property
+    def task(self) -> str:
+        """What the labels of the data are."""
+        return task_of_data(self.dataset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to config.yaml."""
+        head = {"segnas": segnas.__version__, "system": self.system, "preset": self.preset, "dataset": self.dataset}
+        return {**head, **to_dict(self.config)}
+
+
+def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[str] = ()) -> Plan:
+    """The resolved configuration of a command.
+
+    UserError for an unknown system, preset or key, a value that does not fit, or a system that is not for the data's task.
+    """
+    config = preset_config(system, preset_name, task_of_data(data))
+    return Plan(_system(system), preset_name, absolute_data(data), absolute_weights(override(config, overrides)))
+
+
+def preset_config(system: str | None, preset_name: str, task: str) -> Any:
+    """The configuration of a system's preset, or of one without a search, for a task; UserError as `plan` says."""
+    return run_preset(preset_name, task) if system is None else preset(load_system(system), preset_name, task)
+
+
+def absolute_weights(config: Any) -> Any:
+    """The configuration with the file that training starts from named wherever the run is continued from."""
+    if config.retrain.weights is None:
+        return config
+    return replace(config, retrain=replace(config.retrain, weights=config.retrain.weights.absolute()))
+
+
+def planned(run: Run) -> Plan:
+    """The plan that an existing run was started with."""
+    values = run.config()
+    head = {key: values.pop(key, None) for key in ("segnas", "system", "preset", "dataset")}
+    cls = RunConfig if head["system"] is None else load_system(head["system"]).config
+    config = from_dict(cls, values, where=str(run.path / "config.yaml"))
+    return Plan(head["system"], str(head["preset"]), str(head["dataset"]), config)
+
+
+def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
+    """The plan of the run in `out`, which what the command says must not contradict."""
+    stored = planned(Run.open(out))
+    dataset = stored.dataset if data is None else absolute_data(data)
+    return Plan(
+        _system(system) or stored.system,
+        preset_name or stored.preset,
+        dataset,
+        absolute_weights(override(stored.config, overrides)),
+    )
+
+
+def command(asked: Plan, out: Path) -> str:
+    """The command that repeats the run from the beginning: its preset, and every setting that differs from it."""
+    base = preset_config(asked.system, asked.preset, asked.task)
+    usual, here = flat(to_dict(base)), flat(to_dict(asked.config))
+    here.pop("time_limit")  # the lengths that it gave are named
+    changed = [f"{key}={as_override(value)}" for key, value in here.items() if usual.get(key) != value]
+    verb = ["run", asked.system] if asked.system is not None else ["retrain", str(out / "architecture.json")]
+    words = [*program(), *verb, "--data", asked.dataset, "--preset", asked.preset, "--out", str(out), *changed]
+    return shlex.join(words)
+
+
+def as_override(value: Any) -> str:
+    """A value as `override` reads it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _system(name: str | None) -> str | None:
+    """What config.yaml says of the system: its name, or a file wherever the run is continued from."""
+    return str(Path(name).absolute()) if name is not None and name.endswith(".py") else name
