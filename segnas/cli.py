@@ -101,8 +101,8 @@ def run(
     no_export: NoExport = False,
     as_json: AsJson = False,
 ) -> None:
-    """From images to a report in one go. Searches, retrains, evaluates, times, exports, compares with a network made by hand and a
-    random one, and writes RUN/report.html."""
+    """From images to a report in one go. Searches, retrains, evaluates, exports, and compares with a network made by hand and a
+    random one. Writes RUN/report.html."""
     from segnas import api
 
     settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device, time, baseline, seeds)

@@ -29,11 +29,9 @@ Baseline = Annotated[
     str | None,
     typer.Option("--baseline", metavar="NAME", help="unet, deeplab-v3-plus, resnet, auto or none  [default: auto]"),
 ]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", metavar="N", min=1, help="trainings of each network compared  [default: 1]")
-]
+Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="trainings of each network  [default: 1]")]
 Time = Annotated[str | None, typer.Option("--time", metavar="T", help="such as 2h or 90min: sizes search and training")]
-MaxParameters = Annotated[str | None, typer.Option("--max-parameters", metavar="N", help="widest network within it, such as 2e6")]
+MaxParameters = Annotated[str | None, typer.Option("--max-parameters", metavar="N", help="the widest network within it")]
 MaxMultiplyAdds = Annotated[str | None, typer.Option("--max-multiply-adds", metavar="N", help="for one image, such as 1e9")]
 MaxLatency = Annotated[float | None, typer.Option("--max-latency-ms", metavar="MS", help="for one image, measured on --device")]
 BudgetDevice = Annotated[

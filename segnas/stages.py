@@ -12,7 +12,7 @@ from segnas.costs.counts import count
 from segnas.costs.latency import measure_onnx_latency
 from segnas.data.statistics import evenly_spaced
 from segnas.errors import UserError
-from segnas.export import Parity, export_onnx
+from segnas.export import Parity, export_onnx, stored_parameters
 from segnas.forecast import budget_meter
 from segnas.runs.progress import console
 from segnas.runs.run import Run
@@ -172,12 +172,13 @@ def _exported(place: Workplace, size: tuple[int, ...], limits: Mapping[str, Any]
         return None
     measured = measure_onnx_latency(place.run.path / "model.onnx", threads=place.config.device.threads, time_limit_s=10.0)
     limit = limits.get("max_latency_ms", {}).get("limit")
-    on_cpu = (place.config.budget.device or place.device.device.type).startswith("cpu")
+    if not (place.config.budget.device or place.device.device.type).startswith("cpu"):
+        limit = None  # it is for another device
     return {
-        "parameters": place.run.read_json("cost.json")["parameters"],
+        "parameters": stored_parameters(place.run.path / "model.onnx"),
         "latency_ms": measured.median_ms,
         "runtime": f"{measured.runtime} on {measured.device}",
-        "met": None if limit is None or not on_cpu else measured.median_ms <= limit,
+        "met": None if limit is None else measured.median_ms <= limit,
     }
 
 

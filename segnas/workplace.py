@@ -94,10 +94,12 @@ def opened(
     stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
     if stored is not None:
         require_same_data(stored, dataset, out)
-        changed = first_difference(Run(out).config(), asked.to_dict(), apart_from=("dataset",))
+        changed = first_difference(Run(out).config(), asked.to_dict(), apart_from=("dataset", "budget", "comparison"))
         if changed:
             console.print(f"note: the run was started with {changed}; figures may differ in rounding from here on")
         announce_processes(Run(out), device)
+    if begun and (out / "architecture.json").exists() and planned(Run(out)).config.budget != asked.config.budget:
+        raise UserError(f"the architecture in {out} is scaled already, and cannot meet another budget; choose another --out")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"])) if stored else measure_normalization(dataset)
     job = Job(asked.config, dataset, normalization, Run(out), device)
     require_budget(asked, job, todo, architecture)

@@ -16,6 +16,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from importlib import metadata as installed
@@ -51,6 +52,14 @@ METADATA = (
 def missing_packages() -> list[str]:
     """The packages that exporting needs and that are not installed; empty when all are."""
     return [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+
+
+def stored_parameters(path: Path) -> int:
+    """How many floating-point numbers an ONNX file holds: weights, biases and whatever its graph made of batch norms."""
+    import onnx
+
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    return sum(math.prod(item.dims) for item in onnx.load(str(path)).graph.initializer if item.data_type in floats)
 
 
 def export_onnx(model: TrainedModel, size: tuple[int, int], path: Path, samples: Iterable[Sample]) -> Parity:
