@@ -80,7 +80,7 @@ data_app = typer.Typer(rich_markup_mode=None, help="Look at a data set before wo
     epilog=examples(
         "run auto-deeplab --data demo --preset quick --out runs/demo",
         "run auto-deeplab --data my_images --out runs/first retrain.epochs=100",
-        "run darts --data my_images --out runs/phone --max-latency-ms 30 --time 2h --seeds 3",
+        "run darts --data my_images --out runs/b --max-latency-ms 30 --time 2h",
         "run auto-deeplab --out runs/first --resume",
     )
 )
