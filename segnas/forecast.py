@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from segnas.training.timing import latency_meter
 DISK_BYTES = 64 * 2**20  # of a run besides its checkpoints: panels, report, ONNX file, logs
 GIB = 2**30
 CANDIDATES = 4  # random architectures that a budget is held against before a search
+BISECTIONS = 30
 TIME_USED = 0.9  # of a time limit: the rest is for evaluation, export, and steps that take longer than those measured
 
 
@@ -139,16 +141,19 @@ def sized_to_time(asked: Plan, measured: Sequence[Measurement], others: int, dev
         longer = config if resize is None else resize(config, factor)
         return replace(longer, retrain=replace(longer.retrain, epochs=max(1, int(longer.retrain.epochs * factor))))
 
-    usable = TIME_USED * limit
-    factor = device.gather(usable / whole_time(measured, config, others))[0]
-    chosen, shortest = sized(factor), whole_time(measured, sized(0.0), others)
-    planned_seconds = device.gather(whole_time(measured, chosen, others))[0]
-    if planned_seconds > limit:
-        needed = duration(max(planned_seconds, shortest) / TIME_USED)
+    usable, shortest = TIME_USED * limit, whole_time(measured, sized(0.0), others)
+    if device.gather(shortest)[0] > usable:
+        needed = duration(math.ceil(shortest / TIME_USED)).replace(" ", "")
         raise UserError(
             f"{duration(limit)} are too short: an epoch or two of each stage take {duration(shortest)}; "
-            f"use --time {needed.replace(' ', '')} or more, a smaller preset, or --baseline none"
+            f"use --time {needed} or more, a smaller preset, or --baseline none"
         )
+    low, high = 0.0, usable / whole_time(measured, config, others) + 1  # of the first the time suffices; lengths are whole epochs
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if whole_time(measured, sized(middle), others) <= usable else (low, middle)
+    chosen = sized(device.gather(low)[0])
+    planned_seconds = whole_time(measured, chosen, others)
     told = {"asked_seconds": limit, "used_seconds": None, "forecast_seconds": planned_seconds}
     if hasattr(config, "search"):
         told["search_epochs"] = [config.search.epochs, chosen.search.epochs]
