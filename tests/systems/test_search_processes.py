@@ -27,7 +27,7 @@ from segnas.errors import Interrupted
 from segnas.runs.run import Run
 from segnas.spaces.architecture import identity
 from segnas.strategies.bilevel import move
-from segnas.systems import auto_deeplab, darts
+from segnas.systems import auto_deeplab, darts, supernet_search
 from segnas.systems.base import Job
 from segnas.systems.settings import RunConfig
 from segnas.training.device import launch
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Any, RunConfig]] = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[Any, RunConfig]:
     """A system's module and a tiny configuration: three epochs of two steps."""
     return CASES[request.param]
@@ -83,15 +83,27 @@ def searched(module: Any, job: Job, preflight: bool = False) -> tuple[str, str, 
     return digest(made[-1].weights), digest(made[-1].variables), identity(found)
 
 
-def test_both_processes_end_with_the_same_search(case: tuple[Any, RunConfig], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(case: tuple[Any, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """An uninterrupted search in two processes: its run, and what each process ended with."""
     module, config = case
-    first, second = values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "two", config)))
+    folder = tmp_path_factory.mktemp("whole")
+    return folder / "run", values(folder, 2, lambda: searched(module, job_in(folder / "run", config)))
+
+
+def test_both_processes_end_with_the_same_search(
+    case: tuple[Any, RunConfig], whole: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    """With a preflight or without."""
+    path, (first, second) = whole
     assert first == second
-    records = Run(tmp_path / "two").read_json("search.json")["epochs"]
+    records = Run(path).read_json("search.json")["epochs"]
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert first[2] == records[-1]["id"]
-    checked = values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "checked", config), preflight=True))
-    assert checked == [first, first], "a preflight leaves no trace"
+    module, config = case
+    checked = values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "run", config), preflight=True))
+    assert checked == [first, first]
+    assert_same(path, tmp_path / "run")
 
 
 def interrupted_after(module: Any, number: int, rank: int, work: Callable[[], Any]) -> Callable[[], Any]:
@@ -112,29 +124,35 @@ def interrupted_after(module: Any, number: int, rank: int, work: Callable[[], An
     return disturbed
 
 
-def test_a_search_that_was_stopped_and_goes_on_is_uninterrupted(case: tuple[Any, RunConfig], tmp_path: Path) -> None:
-    """Stopped by either process: within the first epoch of alpha, then at the end of that epoch, then in the last one."""
+STOPS = [(3, 1), (1, 0), (1, 1)]  # (after so many steps, by which process): in an epoch, at its end, in the last one
+
+
+@pytest.mark.parametrize("stops", [STOPS[:1], pytest.param(STOPS, marks=pytest.mark.slow)], ids=["once", "thrice"])
+def test_a_search_that_was_stopped_and_goes_on_is_uninterrupted(
+    stops: list[tuple[int, int]], case: tuple[Any, RunConfig], whole: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
     module, config = case
-    whole = values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "whole", config)))
-    for number, rank, resume in ((3, 1, False), (1, 0, True), (1, 1, True)):
 
-        def go_on(resume: bool = resume) -> Any:
-            return searched(module, job_in(tmp_path / "parts", config, resume))
+    def go_on() -> Any:
+        return searched(module, job_in(tmp_path / "run", config, resume=(tmp_path / "run").exists()))
 
+    for number, rank in stops:
         ended = in_processes(tmp_path, 2, interrupted_after(module, number, rank, go_on))
         assert [type(one.error) for one in ended] == [Interrupted] * 2, ended
         assert str(ended[0].error) == str(ended[1].error)
-    assert values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "parts", config, resume=True))) == whole
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert values(tmp_path, 2, go_on) == whole[1]
+    assert_same(whole[0], tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_killed_by_one_process_and_resumed_is_uninterrupted(case: tuple[Any, RunConfig], tmp_path: Path) -> None:
-    """A kill in each of the six steps, with what was saved before."""
+def test_killed_in_every_step_and_resumed_is_uninterrupted(
+    case: tuple[Any, RunConfig], whole: tuple[Path, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both processes at once; every step is saved, else a kill in an epoch would always find its beginning."""
     module, config = case
-    whole = values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "whole", config)))
+    monkeypatch.setattr(supernet_search.Clock, "SAVE_EVERY", -1.0)
 
-    def killed_in(number: int, resume: bool) -> Any:
+    def killed_in(number: int) -> Any:
         plain = module.Search.search_step
 
         def step(self: Any, *batches: Any) -> None:
@@ -143,13 +161,13 @@ def test_killed_by_one_process_and_resumed_is_uninterrupted(case: tuple[Any, Run
                 os.kill(os.getpid(), signal.SIGKILL)
 
         module.Search.search_step = step
-        return searched(module, job_in(tmp_path / "parts", config, resume))
+        return searched(module, job_in(tmp_path / "run", config, resume=number > 1))
 
     for number in range(1, 7):
-        ended = in_processes(tmp_path, 2, lambda number=number: killed_in(number, number > 1))
+        ended = in_processes(tmp_path, 2, lambda number=number: killed_in(number))
         assert [one.signal for one in ended] == [signal.SIGKILL] * 2
-    assert values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "parts", config, resume=True))) == whole
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert values(tmp_path, 2, lambda: searched(module, job_in(tmp_path / "run", config, resume=True))) == whole[1]
+    assert_same(whole[0], tmp_path / "run")
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
