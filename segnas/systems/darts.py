@@ -362,7 +362,7 @@ def small_classification() -> DartsConfig:
 
 
 def paper_classification() -> DartsConfig:
-    """The paper's settings on CIFAR-10, of second order (section 3.1, appendix A); a day on a GPU for search and training."""
+    """The paper's settings on CIFAR-10, of second order (section 3.1, appendix A); days on a GPU for search and training."""
     search = SearchConfig(order="second", scored_images=2048)
     return DartsConfig(**vars(run_preset("paper", "classification")), search=search)
 
