@@ -7,23 +7,32 @@ the committed pages are up to date.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segnas import zoo
+from segnas.api import usual_input
 from segnas.config import dotted_keys, to_dict
 from segnas.costs.counts import count
 from segnas.data.transforms import DataConfig
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
+from segnas.nets.darts_supernet import DartsSupernet
 from segnas.spaces.auto_deeplab import AutoDeepLabSpace
 from segnas.spaces.choice import size
-from segnas.systems.auto_deeplab import SYSTEM, AutoDeepLabConfig
+from segnas.spaces.darts import DartsSpace
+from segnas.systems import auto_deeplab, darts
+from segnas.systems.base import System
+from segnas.systems.settings import PRESETS, RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES = 19  # of Cityscapes, for which the papers count
+CLASSES = {"segmentation": 19, "classification": 10}  # of Cityscapes and of CIFAR-10, for which the papers count
+SYSTEMS = (auto_deeplab.SYSTEM, darts.SYSTEM)
+ORDER = ("quick", "small", "paper")
+TASKS = {"segmentation": "presets", "classification": "one class an image"}  # task -> head of the column of its presets
 FIRST_FILES = {
     "segnas/cli.py": "the verbs, each a few lines over a function of the next file",
     "segnas/api.py": "what a run consists of, in its order",
@@ -32,7 +41,7 @@ FIRST_FILES = {
     "segnas/strategies/bilevel.py": "one step for the weights, one for the architecture",
     "segnas/training/retrain.py": "training from scratch, a plain loop",
 }
-MEANINGS = {
+MEANINGS = {  # of what all runs have, then of what searches through a supernet share
     "seed": "of everything that is drawn at random; a drawn split depends on it too",
     "data.crop": "height and width of a training view, in pixels; every preset sets it",
     "data.resize": "factor applied to images before anything else; evaluation compares at the labels' full size",
@@ -79,13 +88,11 @@ MEANINGS = {
     "export.size": "height and width of the exported network's input; `null`: those at which it sees the evaluated images",
     "search.layers": "cells in a row",
     "search.blocks": "blocks of a cell",
-    "search.filters": "channels of a block at stride 4, in the supernet",
     "search.operations": "what an edge may be",
-    "search.stem": "channels of the supernet's stem",
-    "search.head_width": "channels of the supernet's head",
     "search.epochs": "epochs of the search; one is a pass over half of the training images",
     "search.architecture_from_epoch": "epochs in which the weights alone are trained",
-    "search.batch_size": "images of a step, of all processes together, for the weights and for alpha and beta each",
+    "search.steps_per_epoch": "steps of an epoch; `null`: as many as half of the training images make",
+    "search.batch_size": "images of a step, of all processes together, for the weights and for the architecture each",
     "search.crop": "as `data.crop`, for the search",
     "search.resize": "as `data.resize`, for the search",
     "search.learning_rate": "of the weights (SGD, cosine)",
@@ -95,75 +102,148 @@ MEANINGS = {
     "search.clip_norm": "largest norm of the weights' gradient; 0: not clipped",
     "search.architecture_learning_rate": "of alpha and beta (Adam)",
     "search.architecture_weight_decay": "of alpha and beta",
-    "search.scored_images": "images of trainB on which supernet and decoded path are scored after each epoch",
+    "search.scored_images": "images of trainB on which supernet and decoded architecture are scored after each epoch",
     "search.select": "`last` or `best`: which decoded architecture goes on",
-    "network.filters": "channels of a block at stride 4; doubled at each level below",
-    "network.stem": "channels of the stem's three convolutions",
     "network.aspp_width": "channels of each branch of the ASPP",
-    "network.aspp_rates": "dilations of its 3x3 branches, for a last cell of stride 8",
     "network.low_level_width": "channels of the low-level features in the decoder",
     "network.decoder_width": "channels of the decoder",
     "network.dropout": "after the ASPP",
 }
+OWN_MEANINGS: dict[str, dict[str, str]] = {  # of what one system has, or means differently
+    "auto-deeplab": {
+        "search.filters": "channels of a block at stride 4, in the supernet",
+        "search.stem": "channels of the supernet's stem",
+        "search.head_width": "channels of the supernet's head",
+        "network.filters": "channels of a block at stride 4; doubled at each level below",
+        "network.stem": "channels of the stem's three convolutions",
+        "network.aspp_rates": "dilations of its 3x3 branches, for a last cell of stride 8",
+    },
+    "darts": {
+        "search.channels": "channels of a block before the first reduction, in the supernet",
+        "search.head_width": "channels of the supernet's head, in the segmentation form",
+        "search.order": "`first` or `second`: of the gradient of alpha; second takes 2.2 times as long",
+        "search.partial_channels": "K of PC-DARTS: 1 / K of the channels is mixed; 1 for DARTS",
+        "search.edge_weights": "weigh the edges into a block as well (beta of PC-DARTS)",
+        "search.stop_by_curvature": "end the search when the curvature of the loss in alpha has grown by too much",
+        "search.curvature_every": "epochs between two looks at it",
+        "network.form": "`segmentation`, `cifar` or `imagenet`: stem, strides and head",
+        "network.channels": "channels of a block before the first reduction; doubled by each of the two",
+        "network.layers": "cells in a row; those at a third and at two thirds reduce",
+        "network.aspp_rates": "dilations of its 3x3 branches, at stride 16",
+    },
+}
+SEARCHED = ("search", "network")  # the sections that differ from system to system
 
 
 def configuration() -> str:
-    """Every key with its default, the presets that differ, and its meaning; one table a section."""
-    values = to_dict(AutoDeepLabConfig(data=DataConfig(crop=(1, 1))))
-    presets = {name: to_dict(make()) for name, make in SYSTEM.presets.items()}
-    keys = dotted_keys(values)
-    unexplained = set(keys) ^ set(MEANINGS)
-    if unexplained:
-        raise ValueError(f"docs/make_tables.py explains other keys than there are: {', '.join(sorted(unexplained))}")
-    parts = []
-    for section in dict.fromkeys(key.split(".")[0] for key in keys):
-        rows = []
-        for key in (key for key in keys if key.split(".")[0] == section):
-            default = look_up(values, key)
-            others = [
-                f"{name} {shown(look_up(preset, key))}" for name, preset in presets.items() if look_up(preset, key) != default
-            ]
-            rows.append((f"`{key}`", "" if key == "data.crop" else shown(default), ", ".join(others), MEANINGS[key]))
-        title = "## The run" if section == "seed" else f"## {section}"
-        parts.append(f"{title}\n\n{table(('key', 'default', 'presets', 'meaning'), rows)}")
+    """Every key with its default, the presets that differ, and its meaning; one table a section, those of systems at the end."""
+    crop = DataConfig(crop=(1, 1))
+    columns = {head: PRESETS[task] for task, head in TASKS.items()}
+    parts = sections("", to_dict(RunConfig(data=crop)), MEANINGS, columns)
+    for system in SYSTEMS:
+        meanings = MEANINGS | OWN_MEANINGS[system.name]
+        values = to_dict(system.config(data=crop))
+        unexplained = set(dotted_keys(values)) - set(meanings) | set(OWN_MEANINGS[system.name]) - set(dotted_keys(values))
+        if unexplained:
+            raise ValueError(f"docs/make_tables.py explains other keys than there are: {', '.join(sorted(unexplained))}")
+        columns = {TASKS[task]: system.presets_for(task) for task in system.tasks}
+        parts += sections(f" of {system.name}", {name: values[name] for name in SEARCHED}, meanings, columns)
+    everywhere = {key for system in SYSTEMS for key in dotted_keys(to_dict(system.config(data=crop)))}
+    if set(MEANINGS) - everywhere:
+        raise ValueError(f"docs/make_tables.py explains what no system has: {', '.join(sorted(set(MEANINGS) - everywhere))}")
     return "\n\n".join(parts)
 
 
-def published() -> str:
-    """The networks of the zoo: what their papers print and what is counted here."""
+def sections(whose: str, values: Any, meanings: Mapping[str, str], columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Title and table of each section. columns: head -> name of a preset -> function that makes its configuration."""
+    made = {head: {name: to_dict(makers[name]()) for name in ORDER if name in makers} for head, makers in columns.items()}
+    rows: dict[str, list[tuple[str, ...]]] = {}
+    for key in dotted_keys(values):
+        default = look_up(values, key)
+        others = [differing(default, {name: look_up(preset, key) for name, preset in column.items()}) for column in made.values()]
+        section = f"{key.split('.')[0]}{whose}" if "." in key else "The run"
+        rows.setdefault(section, []).append((f"`{key}`", "" if key == "data.crop" else shown(default), *others, meanings[key]))
+    return [f"## {title}\n\n{table(('key', 'default', *columns, 'meaning'), found)}" for title, found in rows.items()]
+
+
+def differing(default: Any, presets: Mapping[str, Any]) -> str:
+    """The presets that differ from the default, with their values."""
+    others = {name: shown(value) for name, value in presets.items() if value != default}
+    if len(others) == len(presets) > 1 and len(set(others.values())) == 1:
+        return f"each {next(iter(others.values()))}"
+    return ", ".join(f"{name} {value}" for name, value in others.items())
+
+
+def published(names: Sequence[str], forms: Sequence[str | None] = (None,)) -> str:
+    """Networks of the zoo, each in these forms: what their papers print and what is counted here."""
     rows = []
-    for name in zoo.names():
-        entry = zoo.load(name)
-        height, width = entry.paper["size"]
-        ours = count(entry.architecture, (height, width), CLASSES)
-        assert ours.paper_multiply_adds is not None
-        printed = (f"{entry.paper['parameters_m']:.2f} M", f"{entry.paper['multiply_adds_g']:.2f} G")
-        counted = (f"{ours.paper_multiply_adds / 1e9:.2f} G", f"{ours.multiply_adds / 1e9:.2f} G")
-        rows.append((f"`{name}`", printed[0], f"{ours.parameters:,}", printed[1], *counted))
-    rows.sort(key=lambda row: int(row[2].replace(",", "")))
-    return table(("", "parameters, paper", "here", "multiply-adds, paper", "in its convention", "plain"), rows)
+    for form in forms:
+        entries = [zoo.load(name) if form is None else zoo.in_form(zoo.load(name), form) for name in names]
+        for entry in entries:
+            (height, width), classes = usual_input("", entry.architecture)
+            ours = count(entry.architecture, (height, width), classes)
+            parameters, multiply_adds = (entry.paper.get(key) for key in ("parameters_m", "multiply_adds_g"))
+            printed = "" if multiply_adds is None else giga(multiply_adds)
+            convention = [] if ours.paper_multiply_adds is None else [giga(ours.paper_multiply_adds / 1e9)]
+            rows.append(
+                (
+                    f"`{entry.name}`" + ("" if form is None else f", {form}"),
+                    "" if parameters is None else f"{parameters:g} M",
+                    f"{ours.parameters:,}",
+                    printed,
+                    *convention,
+                    giga(ours.multiply_adds / 1e9),
+                )
+            )
+    head = ("", "parameters, paper", "here", "multiply-adds, paper")
+    return table((*head, "in its convention", "plain") if len(rows[0]) > 5 else (*head, "here"), rows)
 
 
-def presets() -> str:
+def giga(value: float) -> str:
+    """Multiply-adds in the unit that leaves three digits or more."""
+    return f"{value:.2f} G" if value >= 1 else f"{1000 * value:.0f} M"
+
+
+def presets(system: System) -> str:
     """How large the search of each preset is."""
     rows = []
-    for name, make in SYSTEM.presets.items():
-        config = make()
-        search = config.search
-        with torch.device("meta"):
-            supernet = AutoDeepLabSupernet(
-                CLASSES, search.layers, search.blocks, search.filters, search.operations, search.stem, search.head_width
-            )
-        space = f"{size(AutoDeepLabSpace(search.layers, search.blocks, search.operations)):.1e}".replace("e+0", "e").replace(
-            "e+", "e"
-        )
-        parameters = f"{sum(parameter.numel() for parameter in supernet.parameters()) / 1e6:.1f} M"
-        epochs = f"{search.epochs}, from {search.architecture_from_epoch + 1} on"
-        crop = f"{search.crop[0]}x{search.crop[1]}" + (f" at {search.resize:g}" if search.resize != 1 else "")
-        layers = f"{search.layers} x {search.blocks}"
-        rows.append((f"`{name}`", layers, space, parameters, epochs, crop, str(config.network.filters)))
-    head = ("preset", "layers x blocks", "architectures", "supernet", "epochs, alpha and beta", "crop", "filters of the result")
+    for task in system.tasks:
+        for name, make in system.presets_for(task).items():
+            config = make()
+            search = config.search
+            with torch.device("meta"):
+                supernet, space, width = SUPERNETS[system.name](config, CLASSES[task])
+            architectures = f"{size(space):.1e}".replace("e+0", "e").replace("e+", "e")
+            parameters = sum(parameter.numel() for parameter in supernet.parameters()) / 1e6
+            epochs = f"{search.epochs}, from {search.architecture_from_epoch + 1} on"
+            crop = f"{search.crop[0]}x{search.crop[1]}" + (f" at {search.resize:g}" if search.resize != 1 else "")
+            title = f"`{name}`" + (f", {task}" if len(system.tasks) > 1 else "")
+            size_of_supernet = f"{parameters:.1f} M" if parameters >= 0.95 else f"{parameters:.2f} M"
+            layers = f"{search.layers} x {search.blocks}"
+            rows.append((title, layers, architectures, size_of_supernet, epochs, crop, width))
+    head = ("preset", "layers x blocks", "architectures", "supernet", "epochs, architecture", "crop", "result")
     return table(head, rows)
+
+
+def auto_deeplab_search(config: Any, classes: int) -> tuple[torch.nn.Module, Any, str]:
+    """Supernet, space, and width of the result."""
+    search = config.search
+    supernet = AutoDeepLabSupernet(
+        classes, search.layers, search.blocks, search.filters, search.operations, search.stem, search.head_width
+    )
+    return supernet, AutoDeepLabSpace(search.layers, search.blocks, search.operations), f"{config.network.filters} filters"
+
+
+def darts_search(config: Any, classes: int) -> tuple[torch.nn.Module, Any, str]:
+    """The same."""
+    search = config.search
+    options = darts.supernet_options(search, config.network)
+    supernet = DartsSupernet(classes, options, search.blocks, search.operations, search.partial_channels)
+    chosen = tuple(name for name in search.operations if name != "none")
+    return supernet, DartsSpace(search.blocks, chosen), f"{config.network.channels} channels, {config.network.layers} cells"
+
+
+SUPERNETS = {"auto-deeplab": auto_deeplab_search, "darts": darts_search}
 
 
 def first_files() -> str:
@@ -177,8 +257,10 @@ def first_files() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "configuration": configuration,
-    "published": published,
-    "presets": presets,
+    "auto deeplab published": partial(published, ("auto-deeplab-s", "auto-deeplab-m", "auto-deeplab-l")),
+    "auto deeplab presets": partial(presets, auto_deeplab.SYSTEM),
+    "darts published": partial(published, ("darts-v1", "darts-v2", "pc-darts"), ("cifar", "imagenet")),
+    "darts presets": partial(presets, darts.SYSTEM),
     "first files": first_files,
 }
 

@@ -185,7 +185,7 @@ class SupernetSearch(ABC):
             raise UserError(f"the search's loss is no number in epoch {self.epoch + 1}; {advice} (the last checkpoint is kept)")
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `load` goes on bit by bit."""
+        """Tensors and plain values from which `load` goes on bit by bit; every process must ask for it."""
         return {
             "supernet": self.supernet.state_dict(),
             "relaxation": self.relaxation.state_dict(),
@@ -193,7 +193,7 @@ class SupernetSearch(ABC):
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "sums": self.sums,
+            "sums": torch.stack(self.job.device.gather(self.sums.cpu())),  # (processes, 2)
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -205,7 +205,8 @@ class SupernetSearch(ABC):
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
         self.epoch, self.step, self.seconds, self.history = state["epoch"], state["step"], state["seconds"], state["history"]
-        self.sums.copy_(state["sums"])
+        sums, device = state["sums"], self.job.device  # of another number of processes: their mean, which is what counts
+        self.sums.copy_(sums[device.global_rank] if len(sums) == device.world_size else sums.mean(dim=0))
 
 
 def search(this: SupernetSearch) -> Architecture:
@@ -237,8 +238,9 @@ def search(this: SupernetSearch) -> Architecture:
             progress.epoch(this.epoch, config.epochs, shown(this, record))
             if device.any(stop.requested):
                 raise Interrupted(f"the search is saved after epoch {this.epoch}")
-    if this.epoch < config.epochs:
-        console.print(f"the search ended early after epoch {this.epoch} and returns to epoch {this.returns_to()}")
+    back = this.returns_to()
+    if back is not None:
+        console.print(f"the search ended after epoch {this.epoch} of {config.epochs} and returns to epoch {back}")
     return from_json(chosen(this)["architecture"])
 
 
@@ -262,7 +264,6 @@ class Clock:
     def save(self, run: Run) -> None:
         """Write the checkpoint; UserError instead when a loss is no number, so that the one before is kept."""
         self.this.require_numbers()
-        self.this.job.device.average([self.this.sums])  # what is saved is the mean; the parts of later steps add to it
         self.count()
         self.saved = time.monotonic()
         run.save_checkpoint("search", self.this.state())
@@ -351,6 +352,7 @@ def preflight(this: SupernetSearch) -> Measurement:
     share = both + (1 - both) * this.weights_share
     measured = dataclasses.replace(measured, seconds=measured.seconds * share)
     measured = measured.with_loading(loading, job.config.data.workers)
+    this.epoch = 0  # what is not looked at after every epoch is after the first
     scoring = seconds_of(lambda: watch(this))
     return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring, epochs=config.epochs)
 

@@ -18,6 +18,7 @@ from segnas.costs.latency import UNSTEADY
 from segnas.data.layouts import HELD_OUT
 from segnas.report import cautions
 from segnas.spaces.auto_deeplab import NetworkOptions
+from segnas.spaces.darts import DartsOptions
 from segnas.systems.base import all_systems, load_system, preset
 from segnas.systems.settings import run_preset
 from segnas.training.evaluate import EvaluationConfig
@@ -44,7 +45,7 @@ def make_tables() -> ModuleType:
 def test_the_tables_are_up_to_date(make_tables: ModuleType) -> None:
     """`python docs/make_tables.py` mends it. Lengths of files may drift by a fifth."""
     found = make_tables.pages()
-    assert {path.name for path in found} == {"README.md", "configuration.md", "auto_deeplab.md"}
+    assert {path.name for path in found} == {"README.md", "configuration.md", "auto_deeplab.md", "darts.md"}
     for path in found:
         committed = path.read_text(encoding="utf-8")
         written = make_tables.updated(committed)
@@ -88,7 +89,7 @@ def test_every_command_parses(line: str) -> None:
     elif name == "retrain":
         override(run_preset(context.params["preset"] or "small"), overrides)
     elif name == "count":
-        override(NetworkOptions(), overrides)
+        override(DartsOptions() if "darts" in str(context.params["source"]) else NetworkOptions(), overrides)
     elif name == "evaluate":
         override(EvaluationConfig(), overrides)
 
@@ -119,12 +120,14 @@ def test_the_share_held_out_is_stated() -> None:
     assert page("docs/data.md").count(f"{100 * HELD_OUT:.0f} %") == 3
 
 
-def test_one_step_of_the_search_is_short() -> None:
+@pytest.mark.parametrize("name", ["auto_deeplab", "darts"])
+def test_one_step_of_the_search_is_short(name: str) -> None:
     """Four files and under 500 lines, as the README says."""
-    system = ast.parse(page("segnas/systems/auto_deeplab.py"))
+    system = ast.parse(page(f"segnas/systems/{name}.py"))
     classes = {node.name: node for node in system.body if isinstance(node, ast.ClassDef)}
     methods = {node.name: node for node in classes["Search"].body if isinstance(node, ast.FunctionDef)}
     parts = [classes["Relaxation"], methods["loss"], methods["search_step"]]
+    parts += [methods["architecture_step"]] if name == "darts" else []
     lines = sum((node.end_lineno or 0) - node.lineno + 1 for node in parts)
-    others = ("segnas/nets/auto_deeplab_supernet.py", "segnas/nets/operations.py", "segnas/strategies/bilevel.py")
-    assert lines + sum(len(page(name).splitlines()) for name in others) < 500
+    others = (f"segnas/nets/{name}_supernet.py", "segnas/nets/operations.py", "segnas/strategies/bilevel.py")
+    assert lines + sum(len(page(other).splitlines()) for other in others) < 500

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_search import Drawn, MakeJob, tiny_config
+from tiny_search import Drawn, MakeJob, tiny_config, tiny_darts
 
 import segnas
 from segnas.config import dotted_keys, to_dict
@@ -24,10 +24,13 @@ from segnas.plans import plan
 from segnas.runs.run import Run
 from segnas.spaces.architecture import from_json, identity, to_json
 from segnas.spaces.auto_deeplab import AutoDeepLab, Block
-from segnas.systems.auto_deeplab import Search, search
+from segnas.systems import auto_deeplab, darts
 from segnas.systems.base import Job
+from segnas.systems.settings import RunConfig
 from segnas.training.retrain import Retraining, retrain
 
+SYSTEMS = {"auto-deeplab": auto_deeplab, "darts": darts}
+STAGES = [*SYSTEMS, "retrain"]  # the search of a system, or the retraining
 CHILD = Path(__file__).with_name("command_that_stops.py")
 CELL = (Block((0, 1), ("sep_conv_3x3", "skip_connect")), Block((1, 2), ("atrous_conv_3x3", "avg_pool_3x3")))
 ARCHITECTURE = AutoDeepLab((0, 1, 1), CELL, tiny_config().network)
@@ -77,19 +80,27 @@ def assert_same(first: Path, second: Path) -> None:
         assert one[name] == other[name], name
 
 
+def config_of(stage: str) -> RunConfig:
+    """The tiny configuration; for DARTS with all variables that it can have."""
+    return tiny_darts(partial_channels=2, edge_weights=True) if stage == "darts" else tiny_config()
+
+
 def run_retraining(job: Job) -> None:
     config = job.config
     retrain(ARCHITECTURE, job.dataset, config.data, job.normalization, config.retrain, job.run, job.device, config.seed)
 
 
 @pytest.mark.parametrize("gaps", [(1, 1, 1), (5,)])
-@pytest.mark.parametrize("stage", ["search", "retrain"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_interrupted_and_resumed_is_uninterrupted(
     stage: str, gaps: tuple[int, ...], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal after each of these numbers of steps: within an epoch, at its end, in the last one."""
-    work, cls, step = (search, Search, "search_step") if stage == "search" else (run_retraining, Retraining, "train_step")
-    work(make_job("whole"))
+    work, cls, step = run_retraining, Retraining, "train_step"
+    if stage in SYSTEMS:
+        work, cls, step = SYSTEMS[stage].search, SYSTEMS[stage].Search, "search_step"
+    config = config_of(stage)
+    work(make_job("whole", config))
     real_step = getattr(cls, step)
     left = [0]
 
@@ -103,24 +114,26 @@ def test_interrupted_and_resumed_is_uninterrupted(
     handler = signal.getsignal(signal.SIGINT)
     for number, gap in enumerate(gaps):
         left[0] = gap
-        job = make_job("parts", resume=number > 0)
+        job = make_job("parts", config, resume=number > 0)
         with pytest.raises(Interrupted, match="saved"):
             work(job)
         job.run.release()
         torch.manual_seed(number)  # what else was drawn in between does not matter
     assert signal.getsignal(signal.SIGINT) is handler
     left[0] = 0
-    job = make_job("parts", resume=True)
+    job = make_job("parts", config, resume=True)
     work(job)
     assert_same(job.run.path.with_name("whole"), job.run.path)
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize(("killed_in", "epoch"), [("log", 1), ("write_json", 3), ("save_checkpoint", 3)])
 def test_a_search_that_dies_while_an_epoch_is_written_is_continued(
-    killed_in: str, epoch: int, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    killed_in: str, epoch: int, system: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each write at the end of the first and of the last epoch."""
-    search(make_job("whole"))
+    search, config = SYSTEMS[system].search, config_of(system)
+    search(make_job("whole", config))
     real = getattr(Run, killed_in)
 
     class Died(Exception):
@@ -132,12 +145,12 @@ def test_a_search_that_dies_while_an_epoch_is_written_is_continued(
             raise Died
 
     monkeypatch.setattr(Run, killed_in, dying)
-    job = make_job("parts")
+    job = make_job("parts", config)
     with pytest.raises(Died):
         search(job)
     job.run.release()
     monkeypatch.undo()
-    job = make_job("parts", resume=True)
+    job = make_job("parts", config, resume=True)
     search(job)
     assert_same(job.run.path.with_name("whole"), job.run.path)
 
@@ -164,9 +177,9 @@ def command(arguments: list[str], moment: int, report: Path, number: str = "SIGK
     )
 
 
-def overrides(parts: tuple[str, ...]) -> list[str]:
-    """The tiny configuration as `key=value` words."""
-    plain = to_dict(tiny_config())
+def overrides(config: RunConfig, parts: tuple[str, ...]) -> list[str]:
+    """Parts of a configuration as `key=value` words."""
+    plain = to_dict(config)
     words = []
     for key in dotted_keys(plain):
         if key.split(".")[0] in parts:
@@ -179,11 +192,12 @@ def overrides(parts: tuple[str, ...]) -> list[str]:
 
 def arguments_of(stage: str, data: Path, folder: Path) -> list[str]:
     """The words of the command apart from --out."""
-    if stage == "search":
+    config = config_of(stage)
+    if stage in SYSTEMS:
         return [
             "search",
-            "auto-deeplab",
-            *overrides(("data", "device", "search", "network")),
+            stage,
+            *overrides(config, ("data", "device", "search", "network")),
             "--data",
             str(data),
             "--preset",
@@ -191,11 +205,11 @@ def arguments_of(stage: str, data: Path, folder: Path) -> list[str]:
         ]
     source = folder / "source.json"
     source.write_text(json.dumps(to_json(ARCHITECTURE)))
-    return ["retrain", str(source), *overrides(("data", "device", "retrain")), "--data", str(data), "--preset", "quick"]
+    return ["retrain", str(source), *overrides(config, ("data", "device", "retrain")), "--data", str(data), "--preset", "quick"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["search", "retrain"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_random_moments_and_resumed_is_uninterrupted(stage: str, tmp_path: Path) -> None:
     """SIGKILL at three random moments, one in each third of the work; the third run is killed once more when it goes on."""
     words = arguments_of(stage, Drawn().write(tmp_path / "data"), tmp_path)
@@ -220,7 +234,7 @@ def test_killed_at_random_moments_and_resumed_is_uninterrupted(stage: str, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["search", "retrain"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_saves_and_says_how_to_go_on(stage: str, tmp_path: Path) -> None:
     words = arguments_of(stage, Drawn().write(tmp_path / "data"), tmp_path)
     report, whole, out = tmp_path / "report.json", tmp_path / "whole", tmp_path / "stopped run"
@@ -234,7 +248,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(stage: str, tmp_path: Path) -> None:
     assert "--resume" in last
     assert f"'{out}'" in last, "the command can be pasted"
     assert "Traceback" not in stopped.stderr
-    assert (out / "checkpoints" / f"{stage}.pt").exists()
+    assert (out / "checkpoints" / ("search.pt" if stage in SYSTEMS else "retrain.pt")).exists()
     assert command([*words, "--out", str(out), "--resume"], 0, report).returncode == 0
     assert_same(whole, out)
 

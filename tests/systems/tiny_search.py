@@ -13,6 +13,8 @@ from PIL import Image
 from segnas.data.base import Classes, Sample
 from segnas.data.transforms import DataConfig
 from segnas.spaces.auto_deeplab import NetworkOptions
+from segnas.spaces.darts import DartsOptions
+from segnas.systems import darts
 from segnas.systems.auto_deeplab import AutoDeepLabConfig, SearchConfig
 from segnas.systems.base import Job
 from segnas.training.device import DeviceConfig
@@ -78,6 +80,29 @@ def tiny_config(seed: int = 0, **search: object) -> AutoDeepLabConfig:
         retrain=RetrainConfig(epochs=3, batch_size=2, validate_every=2, drop_path=0.9),
         search=SearchConfig(**(settings | search)),  # type: ignore[arg-type]
         network=NetworkOptions(filters=2, stem=(4, 4, 6), aspp_width=4, aspp_rates=(1,), low_level_width=2, decoder_width=4),
+    )
+
+
+def tiny_darts(seed: int = 0, form: str = "segmentation", **search: object) -> darts.DartsConfig:
+    """The same for DARTS: three epochs of two steps on the drawn set; two blocks a cell, all operations."""
+    crop = (33, 33) if form == "segmentation" else (16, 16)
+    settings: dict[str, object] = {"channels": 4, "layers": 3, "blocks": 2, "head_width": 4, "crop": crop, "resize": 1.0}
+    settings |= {"epochs": 3, "architecture_from_epoch": 1, "batch_size": 2, "scored_images": 4}
+    return darts.DartsConfig(
+        seed=seed,
+        data=DataConfig(crop=crop, scale=(0.8, 1.25), brightness=0.2),
+        device=DeviceConfig(accelerator="cpu"),
+        retrain=RetrainConfig(epochs=3, batch_size=2, validate_every=2, drop_path=0.9),
+        search=darts.SearchConfig(**(settings | search)),  # type: ignore[arg-type]
+        network=DartsOptions(
+            form=form,  # type: ignore[arg-type]
+            channels=4,
+            layers=3,
+            aspp_width=4,
+            aspp_rates=(1,),
+            low_level_width=2,
+            decoder_width=4,
+        ),
     )
 
 
