@@ -25,7 +25,7 @@ def baselines(information: Information) -> Section | None:
         "before it."
     )
     parts = [
-        paragraph(in_words(comparison)),
+        paragraph(in_words(comparison).replace(" ± ", "\u00a0±\u00a0")),
         figures([plot(comparison)]),
         comparison_table(comparison),
         paragraph(f"{comparison.protocol.rstrip('.')}." if comparison.protocol else ""),
