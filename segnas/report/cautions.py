@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from segnas.report.comparison import score_in_words
 from segnas.report.information import Evaluation, Information, Search, SearchEpoch
+from segnas.report.limits import excess_in_words
 from segnas.report.markup import listing, percent, plural, three_digits
 
 Level = Literal["problem", "caution", "note"]
@@ -38,6 +40,8 @@ def cautions(information: Information) -> tuple[Caution, ...]:
     found = [
         *(item for evaluation in information.evaluations for item in _evaluation(evaluation)),
         *_export(information),
+        *_budget(information),
+        *_comparison(information),
         *_search(information),
         *_circumstances(information),
     ]
@@ -90,6 +94,40 @@ def _export(information: Information) -> Iterator[Caution]:
         )
 
 
+def _budget(information: Information) -> Iterator[Caution]:
+    budget = information.budget
+    if budget is None:
+        return
+    exceeded = list(budget.exceeded())
+    yield from (Caution("problem", f"The budget is not met: {excess_in_words(excess)}.") for excess in exceeded)
+    known = any(excess.subject == "the exported file" for excess in exceeded)
+    if budget.exported is not None and budget.exported.met is False and not known:
+        yield Caution("problem", "The budget is not met: the exported file exceeds it.")
+
+
+def _comparison(information: Information) -> Iterator[Caution]:
+    comparison = information.comparison
+    if comparison is None or not comparison.differences:
+        if information.search is not None and information.evaluations:
+            text = "There is no comparison with baselines: a hand-made network of the same cost may do as well."
+            yield Caution("note", text)
+        return
+    searched, split = comparison.searched, comparison.split
+    assert searched is not None
+    for difference in comparison.differences:
+        if difference.points <= 0:
+            baseline = difference.baseline
+            figures = f"{score_in_words(searched, split)} {comparison.metric} against {score_in_words(baseline, split)}"
+            lesson = "the search found nothing better than chance" if baseline.kind == "random" else "the simpler network will do"
+            yield Caution("caution", f"The searched network does not beat {baseline.shown} on {split}: {figures}; {lesson}.")
+    if comparison.one_seed:
+        text = "Searched network and baselines are compared by one seed: differences of a point or two are within chance."
+        yield Caution("note", text)
+    if comparison.seeds > 1 and comparison.unfinished:
+        missing = listing(f"{entry.shown} has {comparison.seeds_of(entry)}" for entry in comparison.unfinished)
+        yield Caution("note", f"The comparison with baselines is not finished: {missing}.")
+
+
 def _search(information: Information) -> Iterator[Caution]:
     search = information.search
     yield from _cell(information)
@@ -119,13 +157,16 @@ def _search(information: Information) -> Iterator[Caution]:
 
 
 def _cell(information: Information) -> Iterator[Caution]:
-    found = information.architecture.hierarchical() if information.architecture else None
-    operations = [operation for block in found.cell for operation in block.operations] if found else []
+    found = information.architecture
+    hierarchical, darts = (found.hierarchical(), found.darts()) if found else (None, None)
+    blocks = hierarchical.cell if hierarchical else darts.normal.blocks if darts else ()  # a reduction cell may well skip
+    name = "normal cell" if darts else "cell"
+    operations = [operation for block in blocks for operation in block.operations]
     skips = operations.count("skip_connect")
     if operations and skips >= SKIP_HEAVY * len(operations):
         yield Caution(
             "caution",
-            f"The cell is skip-heavy: {skips} of its {len(operations)} operations are skip connections, the usual sign of "
+            f"The {name} is skip-heavy: {skips} of its {len(operations)} operations are skip connections, the usual sign of "
             "a collapsed search. Raise the weight decay of the architecture, or search for fewer epochs.",
         )
 

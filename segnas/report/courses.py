@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from segnas.report import tables
-from segnas.report.information import Information, Point, Search, SearchEpoch
-from segnas.report.markup import join, plural, tag
+from segnas.report.information import Block, Information, Point, Search, SearchEpoch
+from segnas.report.markup import Markup, join, plural, tag
 from segnas.report.plots import MOST_POINTS, LineChart, Series, line_chart
 from segnas.report.sections import Section, figures, paragraph
 from segnas.runs.progress import duration
@@ -18,15 +18,32 @@ def search(information: Information) -> Section | None:
     if found is None:
         return None
     parts = [paragraph(_search_in_words(found)), figures([line_chart(chart) for chart in _search_charts(information, found)])]
-    drawn = information.architecture.hierarchical() if information.architecture else None
-    if found.alpha:
-        parts.append(
-            tag("details", tag("summary", "alpha: the operations, edge by edge"), tables.alpha_table(found, drawn), open=True)
-        )
+    parts += _alphas(information, found)
     if found.beta:
+        drawn = information.architecture.hierarchical() if information.architecture else None
         path = drawn.path if drawn else ()
         parts.append(tag("details", tag("summary", "beta: the path, node by node"), tables.beta_table(found, path), open=True))
     return Section("search", "The search", join(parts))
+
+
+def _alphas(information: Information, found: Search) -> list[Markup]:
+    """The table of alpha, or one of the normal and one of the reduction cell."""
+    kept = information.architecture
+    hierarchical, darts = (kept.hierarchical(), kept.darts()) if kept else (None, None)
+    if not found.alpha_reduction:
+        shown = tables.alpha_table(found, found.alpha, hierarchical.cell if hierarchical else ()) if found.alpha else None
+        return [tag("details", tag("summary", "alpha: the operations, edge by edge"), shown, open=True)] if shown else []
+    parts = []
+    for kind, alpha, weights in (
+        ("normal", found.alpha, found.edge_weights),
+        ("reduction", found.alpha_reduction, found.edge_weights_reduction),
+    ):
+        blocks: Sequence[Block] = getattr(darts, kind).blocks if darts else ()
+        caption = f"Probability of each operation on each edge of the {kind} cell, percent"
+        caption += "; right: of each edge among those into its block" if weights else ""
+        table = tables.alpha_table(found, alpha, blocks, weights, caption)
+        parts.append(tag("details", tag("summary", f"alpha of the {kind} cell, edge by edge"), table, open=True))
+    return parts
 
 
 def _search_in_words(found: Search) -> str:
@@ -73,6 +90,9 @@ def _search_charts(information: Information, found: Search) -> list[LineChart]:
         LineChart("Skip connections", "epoch", (line("skip connections", lambda epoch: epoch.skip_share, 100.0),),
                   "% of the decoded operations", (0.0, 100.0), marks=begun,
                   note="A search that collapses drifts towards skip connections only."),
+        LineChart("Curvature", "epoch", (line("dominant eigenvalue", lambda epoch: epoch.eigenvalue),),
+                  "dominant eigenvalue of the Hessian in alpha", marks=begun,
+                  note="Where it grows steeply, the decoded network tends to be worse than the mixture; then the search stops."),
         LineChart("Parameters decoded", "epoch", (line("parameters decoded", lambda epoch: epoch.parameters, 1e-6),),
                   "millions", marks=best),
         LineChart("Multiply-adds decoded", "epoch",

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segnas.report.information import Block, HierarchicalArchitecture, Search
-from segnas.report.markup import Markup, join, short, tag
+from segnas.report.markup import Markup, join, listing, short, tag
 
 BETA_WIDTH = 7.0  # stroke width of a move with probability 1
 
-KINDS = {"sep": "separable", "atrous": "atrous", "max": "pool", "avg": "pool", "skip": "skip"}
+KINDS = {"sep": "separable", "atrous": "atrous", "dil": "atrous", "max": "pool", "avg": "pool", "skip": "skip"}
 
 
 def operation_name(operation: str) -> str:
-    """`sep_conv_3x3` -> `sep 3×3`, `skip_connect` -> `skip`; unknown names with spaces for underscores."""
+    """`sep_conv_3x3` -> `sep 3×3`, `dil_conv_5x5` -> `dilated 5×5`, `skip_connect` -> `skip`; others without underscores."""
+    if operation.startswith("dil_"):
+        operation = operation.replace("dil_", "dilated_", 1)
     words = operation.replace("_conv_", " ").replace("skip_connect", "skip").replace("_", " ").split(" ")
     return " ".join(word.replace("x", "×") if word[:1].isdigit() else word for word in words)
 
@@ -151,8 +153,10 @@ CELL_LEFT, CELL_TOP = 4.0, 8.0
 LANE = 10.0  # between the vertical runs of two sources in one gutter
 
 
-def cell(blocks: Sequence[Block]) -> Markup:
+def cell(blocks: Sequence[Block], concat: Sequence[int] | None = None) -> Markup:
     """A cell as a graph: inputs left, one row a block, each operation at the end of the edge it works on, outputs concatenated.
+
+    concat: the states that make the output; None for all blocks.
 
     Every block has a row of its own and stands one column to the right of its latest input, so an edge that runs down a gutter
     and then along its block's row never passes under another block.
@@ -163,7 +167,8 @@ def cell(blocks: Sequence[Block]) -> Markup:
     height = CELL_TOP + CARD_ROW * len(blocks) + 2
     cards = [_card(index, block, columns) for index, block in enumerate(blocks)]
     edges = [_edge(state, index, slot, columns) for index, block in enumerate(blocks) for slot, state in enumerate(block.inputs)]
-    outputs = [_output(index, columns, concat_x) for index in range(len(blocks))]
+    joined = _joined(blocks, concat)
+    outputs = [_output(state, columns, concat_x) for state in joined]
     width = concat_x + 122
     return tag(
         "svg",
@@ -175,13 +180,13 @@ def cell(blocks: Sequence[Block]) -> Markup:
         viewBox=f"0 0 {width:g} {height:g}",
         style=f"min-width:{0.72 * width:.0f}px;max-width:{1.1 * width:.0f}px",
         role="img",
-        aria_label=cell_in_words(blocks),
+        aria_label=cell_in_words(blocks, concat),
         class_="drawing cell",
     )
 
 
-def cell_in_words(blocks: Sequence[Block]) -> str:
-    """Each block as a sum of two operations on named inputs."""
+def cell_in_words(blocks: Sequence[Block], concat: Sequence[int] | None = None) -> str:
+    """Each block as a sum of two operations on named inputs, and what the output concatenates."""
     told = [
         f"block {index + 1} = "
         + " + ".join(
@@ -190,7 +195,15 @@ def cell_in_words(blocks: Sequence[Block]) -> str:
         )
         for index, block in enumerate(blocks)
     ]
-    return f"The cell: {'; '.join(told)}; the output concatenates all blocks."
+    joined = _joined(blocks, concat)
+    every = joined == list(range(2, len(blocks) + 2))
+    output = "all blocks" if every else listing(state_name(state) for state in joined)
+    return f"The cell: {'; '.join(told)}; the output concatenates {output}."
+
+
+def _joined(blocks: Sequence[Block], concat: Sequence[int] | None) -> list[int]:
+    """The states of the output, each once."""
+    return list(range(2, len(blocks) + 2)) if concat is None else sorted(set(concat))
 
 
 def _columns(blocks: Sequence[Block]) -> list[int]:
@@ -263,9 +276,13 @@ def _card(index: int, block: Block, columns: Sequence[int]) -> Markup:
     return join(parts)
 
 
-def _output(index: int, columns: Sequence[int], concat_x: float) -> Markup:
-    x, y = _source(index + 2, columns)
-    return tag("line", x1=x, x2=concat_x, y1=y, y2=y, class_=f"wire out s{min(index + 2, 6)}")
+def _output(state: int, columns: Sequence[int], concat_x: float) -> Markup:
+    """The line from a state to the concatenation; that of an input runs between the first and the second row of blocks."""
+    x, y = _source(state, columns)
+    if state > 1:
+        return tag("line", x1=x, x2=concat_x, y1=y, y2=y, class_=f"wire out s{min(state, 6)}")
+    row = CELL_TOP + CARD_HEIGHT + LANE / 2 * state + 3
+    return tag("path", d=f"M{short(x)} {short(y)} h6 V{short(row)} H{short(concat_x)}", class_=f"wire out s{state}")
 
 
 def _concatenation(x: float, blocks: int) -> Markup:

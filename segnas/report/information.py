@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from segnas.config import from_dict
+from segnas.report.comparison import Comparison
+from segnas.report.limits import Budget, TimeLimit
 from segnas.runs.run import Run
 from segnas.tasks import Task, tasks
 
@@ -54,6 +56,7 @@ class SearchEpoch:
     entropy_alpha: float | None = None
     entropy_beta: float | None = None
     skip_share: float | None = None
+    eigenvalue: float | None = None  # the dominant one of the Hessian of the loss in alpha
     score_supernet: float | None = None
     score_one_hot: float | None = None
     parameters: float | None = None
@@ -65,7 +68,10 @@ class SearchEpoch:
 @dataclass(frozen=True)
 class Search:
     """search.json. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of the moves to half
-    the stride, the same stride and twice the stride out of the column before the layer, 0 where there is no such move."""
+    the stride, the same stride and twice the stride out of the column before the layer, 0 where there is no such move.
+
+    With two kinds of cell alpha is that of the normal cell; edge_weights: (edges,) shares of the edges into a block.
+    """
 
     system: str
     epochs: tuple[SearchEpoch, ...] = ()
@@ -73,6 +79,9 @@ class Search:
     operations: tuple[str, ...] = ()
     edges: tuple[tuple[int, int], ...] = ()
     beta: tuple[tuple[tuple[float, float, float], ...], ...] = ()
+    alpha_reduction: tuple[tuple[float, ...], ...] = ()
+    edge_weights: tuple[float, ...] = ()
+    edge_weights_reduction: tuple[float, ...] = ()
     best_epoch: int | None = None
     last_epoch: int | None = None
     seconds: float | None = None
@@ -119,6 +128,23 @@ class HierarchicalArchitecture:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell of DARTS; concat: the states that make its output."""
+
+    blocks: tuple[Block, ...]
+    concat: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DartsArchitecture:
+    """What of a DARTS architecture is drawn."""
+
+    normal: Cell
+    reduction: Cell
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FoundArchitecture:
     """architecture.json: any family's JSON, its identity and where it came from."""
 
@@ -127,10 +153,25 @@ class FoundArchitecture:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def hierarchical(self) -> HierarchicalArchitecture | None:
-        """The drawable form, or None for a family without a known drawing."""
-        if self.architecture.get("family") != "auto-deeplab":
+        """Path and cell of an Auto-DeepLab architecture, or None for another family."""
+        if self.family != "auto-deeplab":
             return None
         return from_dict(HierarchicalArchitecture, self.architecture, "architecture.json")
+
+    def darts(self) -> DartsArchitecture | None:
+        """The two cells of a DARTS architecture, or None for another family."""
+        return from_dict(DartsArchitecture, self.architecture, "architecture.json") if self.family == "darts" else None
+
+    @property
+    def family(self) -> str:
+        """The name of its family; "unknown" where the JSON has none."""
+        return str(self.architecture.get("family", "unknown"))
+
+    @property
+    def form(self) -> str | None:
+        """Which of its family's networks it is, for families that have several."""
+        darts = self.darts()
+        return str(darts.network["form"]) if darts is not None and "form" in darts.network else None
 
 
 @dataclass(frozen=True)
@@ -311,6 +352,9 @@ class Information:
     parity: Parity | None
     timing: dict[str, float]
     files: dict[str, int]  # model files and their sizes in bytes
+    comparison: Comparison | None = None
+    budget: Budget | None = None
+    time_limit: TimeLimit | None = None
 
     @property
     def task(self) -> Task:
@@ -371,6 +415,9 @@ def gather(run: Run) -> Information:
         parity=_read(run, Parity, "parity.json"),
         timing=_plain(run, "timing.json"),
         files={name: (run.path / name).stat().st_size for name in ("model.onnx", "model.safetensors") if run.has(name)},
+        comparison=_read(run, Comparison, "comparison.json"),
+        budget=_read(run, Budget, "budget.json"),
+        time_limit=_read(run, TimeLimit, "time.json"),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from segnas.report import conditions, courses, pictures, sections
+from segnas.report import baselines, comparison, conditions, courses, networks, pictures, sections
 from segnas.report.cautions import cautions
 from segnas.report.information import Information, gather
 from segnas.report.markup import Markup, count, join, listing, tag, three_digits
@@ -26,7 +26,8 @@ def write_report(run: Run) -> Path:
     information = gather(run)
     published: tuple[Published, ...] = ()
     if information.cost is not None and information.classes:
-        published = published_networks(information.cost.size, len(information.classes), information.task.name)
+        form = information.architecture.form if information.architecture else None
+        published = published_networks(information.cost.size, len(information.classes), information.task.name, form)
     page = render(information, pictures.embed(run, information.panels), published)
     return run.write_text("report.html", page)
 
@@ -35,9 +36,10 @@ def render(information: Information, embedded: Sequence[pictures.PanelPictures],
     """The whole page as HTML text."""
     written = [
         sections.summary(information, cautions(information)),
+        baselines.baselines(information),
         sections.accuracy(information),
         sections.panels(information, embedded),
-        sections.network(information),
+        networks.network(information),
         sections.cost(information, published),
         courses.search(information),
         courses.retraining(information),
@@ -64,7 +66,8 @@ def in_words(information: Information) -> str:
     told = []
     if information.evaluations:
         first, *others = information.evaluations
-        told.append(f"reaches {conditions.reached(first, tuple(others))}")
+        beside = comparison.beside(information.comparison, first.split, first.metric, first.score)
+        told.append(f"reaches {conditions.reached(first, tuple(others))}{beside}")
     if information.cost is not None:
         cost = information.cost
         told.append(f"has {count(cost.parameters)} parameters")

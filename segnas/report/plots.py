@@ -133,6 +133,60 @@ def histogram(title: str, values: Sequence[float], bins: int = 20) -> Markup:
     return tag("figure", tag("figcaption", tag("strong", title)), drawing, class_="plot")
 
 
+@dataclass(frozen=True)
+class DotRow:
+    """A row of a dot plot: its name, (value, what it is) of each dot, and what stands at its right end."""
+
+    name: str
+    values: tuple[tuple[float, str], ...]
+    figure: str = ""
+
+
+ROW_HEIGHT, FIRST_ROW = 48.0, 34.0
+LEAST_SPAN = 4.0  # of the axis of a dot plot, so that a small difference looks small
+
+
+def dot_plot(title: str, x_label: str, rows: Sequence[DotRow], note: str = "") -> Markup:
+    """A row of dots for each of `rows`, its mean marked where it has several; empty markup when there is no row."""
+    if not rows:
+        return Markup("")
+    x = _spread([value for row in rows for value, _ in row.values])
+    bottom = FIRST_ROW + ROW_HEIGHT * (len(rows) - 1) + 22
+    parts = []
+    for tick in nice_ticks(x.low, x.high, 6):
+        parts.append(tag("line", x1=x(tick), x2=x(tick), y1=4.0, y2=bottom, class_="grid"))
+        parts.append(tag("text", _tick(tick), x=x(tick), y=bottom + 16, class_="tick middle"))
+    parts.append(tag("text", x_label, x=(x.start + x.end) / 2, y=bottom + 33, class_="axis middle"))
+    for number, (row, hue) in enumerate(zip(rows, HUES, strict=False)):
+        parts.append(_dots(row, hue, FIRST_ROW + ROW_HEIGHT * number, x))
+    told = "; ".join(f"{row.name} {row.figure or ', '.join(f'{value:.4g}' for value, _ in row.values)}" for row in rows)
+    drawing = tag("svg", *parts, viewBox=f"0 0 {WIDTH:g} {bottom + 38:g}", role="img", aria_label=f"{title}: {told}")
+    below = tag("p", note, class_="note") if note else Markup("")
+    return tag("figure", tag("figcaption", tag("strong", title)), drawing, below, class_="plot")
+
+
+def _spread(values: Sequence[float]) -> Scale:
+    """An axis that holds all values, at least `LEAST_SPAN` wide."""
+    low, high = min(values), max(values)
+    margin = max(0.08 * (high - low), (LEAST_SPAN - (high - low)) / 2)
+    return Scale(low - margin, high + margin, 12.0, WIDTH - 12)
+
+
+def _dots(row: DotRow, hue: str, y: float, x: Scale) -> Markup:
+    parts = [
+        tag("text", row.name, x=0.0, y=y - 16, class_="label"),
+        tag("text", row.figure, x=WIDTH, y=y - 16, class_="label end"),
+        tag("line", x1=0.0, x2=WIDTH, y1=y, y2=y, class_="rail"),
+    ]
+    for value, name in row.values:
+        told = tag("title", f"{row.name}, {name}: {value:.4g}")
+        parts.append(tag("circle", told, cx=x(value), cy=y, r=5.5, class_=f"seed {hue}"))
+    if len(row.values) > 1:
+        mean = x(sum(value for value, _ in row.values) / len(row.values))
+        parts.append(tag("line", x1=mean, x2=mean, y1=y - 11, y2=y + 11, class_="mean"))
+    return join(parts)
+
+
 def _scales(chart: LineChart, series: Sequence[Series]) -> tuple[Scale, Scale, list[float]]:
     xs = [x for line in series for x, _ in line.points] + [x for x, _ in chart.marks]
     ys = [y for line in series for _, y in line.points]

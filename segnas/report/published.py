@@ -12,25 +12,33 @@ from segnas.spaces.architecture import task_of
 
 @dataclass(frozen=True)
 class Published:
-    """A network of the zoo. `printed_*`: the paper's figures, in its own convention, for an image of `printed_size`."""
+    """A network of the zoo. `printed_*`: the paper's figures, in its own convention, for an image of `printed_size`; None for
+    multiply-adds that it does not print."""
 
     name: str
     parameters: int
     multiply_adds: int
     printed_parameters: float
-    printed_multiply_adds: float
+    printed_multiply_adds: float | None
     printed_size: tuple[int, int]
 
 
 @functools.cache
-def published_networks(size: tuple[int, int], num_classes: int, task: str = "segmentation") -> tuple[Published, ...]:
+def published_networks(
+    size: tuple[int, int], num_classes: int, task: str = "segmentation", form: str | None = None
+) -> tuple[Published, ...]:
     """The zoo's networks for a task whose papers print their cost, counted for an image of `size` (height, width); smallest
-    first."""
+    first.
+
+    form: of cells that come in several forms, the one to compare with; None: the one that is published.
+    """
     found = []
     for name in zoo.names():
         entry = zoo.load(name)
-        if task_of(entry.architecture) != task or not {"parameters_m", "multiply_adds_g", "size"} <= entry.paper.keys():
+        entry = entry if form is None else zoo.in_form(entry, form)
+        if task_of(entry.architecture) != task or not {"parameters_m", "size"} <= entry.paper.keys():
             continue
+        printed = entry.paper.get("multiply_adds_g")
         ours = count(entry.architecture, size, num_classes)
         height, width = entry.paper["size"]
         found.append(
@@ -39,7 +47,7 @@ def published_networks(size: tuple[int, int], num_classes: int, task: str = "seg
                 parameters=ours.parameters,
                 multiply_adds=ours.multiply_adds,
                 printed_parameters=1e6 * entry.paper["parameters_m"],
-                printed_multiply_adds=1e9 * entry.paper["multiply_adds_g"],
+                printed_multiply_adds=None if printed is None else 1e9 * printed,
                 printed_size=(height, width),
             )
         )

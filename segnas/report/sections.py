@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from segnas.config import save_yaml
-from segnas.report import conditions, drawings, tables
+from segnas.report import conditions, limits, tables
 from segnas.report.cautions import Caution
 from segnas.report.information import Evaluation, Information
 from segnas.report.markup import Markup, count, file_size, join, percent, plural, tag, three_digits
@@ -162,64 +161,6 @@ def _answer(item: PanelPictures) -> Markup:
     return tag("figure", picture, tag("figcaption", f"{said}{sure}"))
 
 
-# The network ----------------------------------------------------------------------------------------------------------
-
-
-def network(information: Information) -> Section | None:
-    """The path and the cell as drawings, or the JSON of a family that has none."""
-    found = information.architecture
-    if found is None:
-        return None
-    drawn = found.hierarchical()
-    origin = _origin(information)
-    text = _json(found.architecture)
-    if drawn is None:
-        family = str(found.architecture.get("family", "unknown"))
-        why = f"There is no drawing for the family {family}; this is the architecture itself."
-        return Section("network", "The network", join([paragraph(origin), paragraph(why), tag("pre", text)]))
-    search = information.search
-    parts = [
-        paragraph(origin),
-        tag("h3", "The path through the resolutions"),
-        tables.scrolling(drawings.trellis(drawn.path, search.beta if search else ()), "path through the resolutions"),
-        paragraph(drawings.trellis_caption(drawn, search), "note"),
-        tag("h3", "The cell"),
-        tables.scrolling(drawings.cell(drawn.cell), "the cell"),
-        paragraph(
-            "The same cell stands at every layer. Each block adds the results of two operations; H(l−1) and H(l−2) are the "
-            "outputs of the two layers before, brought to the layer's resolution.",
-            "note",
-        ),
-        tag("details", tag("summary", "The architecture as JSON"), tag("pre", text)),
-    ]
-    return Section("network", "The network", join(parts))
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    """JSON with a line for each key, and for each item of a list of objects."""
-    lines = []
-    for key, value in values.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in value)
-            text = f"[\n{items}\n  ]"
-        lines.append(f"  {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}"
-
-
-def _origin(information: Information) -> str:
-    found = information.architecture
-    assert found is not None
-    words = [f"Architecture {found.id}" if found.id else "The architecture"]
-    if found.provenance.get("system"):
-        words.append(f"found by {found.provenance['system']}")
-    if information.kept_epoch is not None:
-        words.append(f"at epoch {information.kept_epoch} of the search")
-    if information.search is None:
-        words.append("given to this run, which did not search itself")
-    return f"{', '.join(words)}."
-
-
 # Cost -----------------------------------------------------------------------------------------------------------------
 
 
@@ -233,9 +174,21 @@ def cost(information: Information, published: Sequence[Published]) -> Section | 
             parts.append(tables.comparison_table(information.cost, published))
             parts.append(paragraph(
                 "All are counted alike, for this run's image size and classes: multiply-adds of convolutions and linear layers. "
-                "The printed figures are the papers', for other images and in their own way of counting.", "note"))  # fmt: skip
-    parts += [*_latency(information), *_parity(information)]
+                "The printed figures are the papers', for their images and in their own way of counting.", "note"))  # fmt: skip
+    parts += [*_budget(information), *_latency(information), *_parity(information)]
     return Section("cost", "Cost and deployment", join(parts)) if parts else None
+
+
+def _budget(information: Information) -> list[Markup]:
+    budget = information.budget
+    if budget is None or not budget.limits:
+        return []
+    words = limits.width_in_words(budget)
+    runtime = budget.exported.runtime if budget.exported else None
+    measured = [f"Latency on {budget.device}"] if budget.device else []
+    measured += [f"that of the exported file with {runtime}"] if runtime else []
+    note = f"{'; '.join(measured)}." if "max_latency_ms" in budget.limits and measured else ""
+    return [tag("h3", "The budget"), paragraph(words), tables.budget_table(budget), paragraph(note, "note")]
 
 
 def _latency(information: Information) -> list[Markup]:
@@ -301,8 +254,10 @@ def protocol(information: Information) -> Section:
         pairs.append(("classes", ", ".join(item.name for item in data.classes)))
         pairs += [("note", text) for text in data.notes]
         parts += [tag("h3", "Data"), tables.facts(pairs)]
-    if information.timing:
-        parts += [tag("h3", "Time"), tables.timing_table(information.timing)]
+    if information.timing or information.time_limit:
+        parts.append(tag("h3", "Time"))
+        parts += [paragraph(limits.time_in_words(information.time_limit))] if information.time_limit else []
+        parts += [tables.timing_table(information.timing)] if information.timing else []
     parts.append(tag("h3", "Again"))
     environment = {key: value for key, value in information.environment.items() if key != "later"}
     command = environment.pop("command", None)

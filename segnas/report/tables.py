@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from segnas.report.drawings import operation_name, state_name
-from segnas.report.information import ClassScore, Color, Cost, Evaluation, HierarchicalArchitecture, Search
+from segnas.report.information import Block, ClassScore, Color, Cost, Evaluation, Search
+from segnas.report.limits import NAMES, Budget, cost_in_words
 from segnas.report.markup import Markup, count, join, percent, tag
 from segnas.report.published import Published
 from segnas.runs.progress import duration
@@ -156,28 +157,39 @@ def _heat(strength: float, text: str, hue: str, title: str | None = None, chosen
 # Search ---------------------------------------------------------------------------------------------------------------
 
 
-def alpha_table(search: Search, architecture: HierarchicalArchitecture | None) -> Markup:
-    """Probabilities of the operations on each edge, in percent; what the decoded cell uses is framed."""
+def alpha_table(
+    search: Search,
+    alpha: Sequence[Sequence[float]],
+    blocks: Sequence[Block] = (),
+    edge_weights: Sequence[float] = (),
+    caption: str = "Probability of each operation on each edge of the cell, percent",
+) -> Markup:
+    """Probabilities of the operations on each edge, in percent; what the decoded cell, `blocks`, uses is framed.
+
+    edge_weights: the share of each edge among those into its block, in a column of its own.
+    """
     used = {
         (index, state, operation)
-        for index, block in enumerate(architecture.cell if architecture else ())
+        for index, block in enumerate(blocks)
         for state, operation in zip(block.inputs, block.operations, strict=True)
     }
-    full = max(0.5, *(max(row) for row in search.alpha))  # an undecided edge looks pale
+    full = max(0.5, *(max(row) for row in alpha))  # an undecided edge looks pale
     head = tag("tr", tag("th", "edge", scope="col", class_="corner"), *(
-        tag("th", tag("span", operation_name(name)), scope="col", class_="upright") for name in search.operations))  # fmt: skip
+        tag("th", tag("span", name), scope="col", class_="upright")
+        for name in (*map(operation_name, search.operations), *(["share of the edge"] if edge_weights else []))))  # fmt: skip
     rows = []
-    for (block, state), probabilities in zip(search.edges, search.alpha, strict=False):
+    for number, ((block, state), probabilities) in enumerate(zip(search.edges, alpha, strict=False)):
         edge = f"{state_name(state)} → block {block + 1}"
         cells = [
             _heat(value / full, f"{100 * value:.0f}", "right", f"{edge}, {operation_name(name)}: {100 * value:.1f} %",
                   (block, state, name) in used)
             for name, value in zip(search.operations, probabilities, strict=False)
         ]  # fmt: skip
+        cells += [tag("td", f"{100 * weight:.0f}", class_="share") for weight in edge_weights[number : number + 1]]
         first = state == 0
         rows.append(tag("tr", tag("th", edge, scope="row"), *cells, class_="group" if first and block else None))
     framed = "; framed: decoded" if used else ""
-    return captioned(f"Probability of each operation on each edge of the cell, percent{framed}", head, rows, "heat")
+    return captioned(f"{caption}{framed}", head, rows, "heat")
 
 
 def beta_table(search: Search, path: Sequence[int] = ()) -> Markup:
@@ -222,11 +234,24 @@ def comparison_table(cost: Cost, published: Sequence[Published]) -> Markup:
     rows = [("this network", count(cost.parameters), count(cost.multiply_adds), "", "")]
     for item in published:
         height, width = item.printed_size
-        printed = f"{count(item.printed_multiply_adds)} at {height} × {width}"
+        printed = "–" if item.printed_multiply_adds is None else f"{count(item.printed_multiply_adds)} at {height} × {width}"
         rows.append((item.name, count(item.parameters), count(item.multiply_adds), count(item.printed_parameters), printed))
     size = f"{cost.size[0]} × {cost.size[1]}"
     head = ("network", "parameters", f"multiply-adds at {size}", "parameters, as printed", "multiply-adds, as printed")
     return table("Beside the published networks", head, rows, class_="comparison", strong_first=True)
+
+
+def budget_table(budget: Budget) -> Markup:
+    """Each limit beside what the trained network and the exported file have."""
+    at = f" at {budget.size[0]} × {budget.size[1]}" if budget.size else ""
+    rows = []
+    for name, limit in budget.limits.items():
+        noun = f"{NAMES.get(name, name)}{'' if name == 'max_parameters' else at}"
+        figures = [cost_in_words(name, value) for value in (limit.limit, limit.measured, budget.of_exported(name))]
+        met = budget.met(name)
+        rows.append((noun, *figures, "–" if met is None else "yes" if met else tag("b", "NO")))
+    head = ("", "limit", "trained network", "exported file", "met")
+    return table("What was asked for, and what was measured", head, rows, class_="budget")
 
 
 def timing_table(timing: Mapping[str, float]) -> Markup:

@@ -202,6 +202,48 @@ def write_retraining(run: Run, random: np.random.Generator) -> None:
         "recipe": "SGD (momentum 0.9, weight decay 0.0001), poly from 0.05 with power 0.9, 200 steps of warm-up"})  # fmt: skip
 
 
+def trainings(
+    name: str, parameters: int, multiply_adds: int, val: tuple[float, ...], **others: object
+) -> list[dict[str, object]]:
+    """One training a seed, the first of the searched network in the run itself."""
+    return [
+        {"seed": seed, "folder": "." if name == "searched" and seed == 0 else f"{name}/{seed}", "id": f"{seed}a1b2c3d4e5f",
+         "parameters": parameters, "multiply_adds": multiply_adds, "latency_ms": 148.2, "seconds": 3122.5,
+         "scores": {"val": score}, **others}
+        for seed, score in enumerate(val)
+    ]  # fmt: skip
+
+
+def write_comparison(run: Run) -> None:
+    """Three seeds; the searched network lies above both baselines, by more than the spread."""
+    unet = trainings("unet", 1_310_000, 3_390_000_000, (58.4, 58.9, 59.3), latency_ms=61.0)
+    random = trainings("random", 1_190_000, 3_380_000_000, (60.2, 61.0, 58.7))
+    random[1]["parameters"] = 1_290_000
+    run.write_json("comparison.json", {
+        "metric": "mIoU", "seeds": 3,
+        "protocol": "All are trained and evaluated as the searched network was, at widths of about its multiply-adds.",
+        "entries": [
+            {"kind": "searched", "name": "auto-deeplab", "note": "",
+             "runs": trainings("searched", 1_204_331, 3_412_334_592, (61.89, 62.4, 61.1))},
+            {"kind": "hand-made", "name": "unet", "runs": unet, "note": "without drop path, which it does not have"},
+            {"kind": "random", "name": "random architectures of the same space", "runs": random,
+             "note": "a new architecture for each seed"},
+        ]})  # fmt: skip
+
+
+def write_limits(run: Run) -> None:
+    """A budget that is met, and a time."""
+    run.write_json("budget.json", {
+        "filters": 8, "filters_before": 20, "filters_most": 320, "size": [360, 480],
+        "limits": {"max_parameters": {"limit": 1_250_000, "measured": 1_204_331, "met": True},
+                   "max_latency_ms": {"limit": 150.0, "measured": 148.2, "met": True}},
+        "device": "cpu (Xeon), torch 2.13.0",
+        "exported": {"parameters": 1_204_331, "latency_ms": 93.25, "runtime": "onnxruntime 1.32.0", "met": True}})  # fmt: skip
+    run.write_json("time.json", {
+        "asked_seconds": 7200, "used_seconds": 6900.0, "forecast_seconds": 6500.0,
+        "search_epochs": [5, 40], "retrain_epochs": [60, 60]})  # fmt: skip
+
+
 def write_run(path: Path, seed: int = 0) -> Run:
     """A run with every file there is."""
     random = np.random.default_rng(seed)
@@ -221,6 +263,8 @@ def write_run(path: Path, seed: int = 0) -> Run:
     write_evaluation(run, random)
     write_panels(run, random)
     write_measurements(run)
+    write_comparison(run)
+    write_limits(run)
     run.release()
     return run
 

@@ -78,7 +78,7 @@ def test_a_complete_run_gives_a_well_formed_page_that_loads_nothing(make_run: Ca
     assert all(link.startswith("#") and link[1:] in parsed.ids for link in parsed.links)
     assert parsed.images_without_alt == 0
     assert parsed.tags["h1"] == 1
-    assert parsed.tags["h2"] == 8
+    assert parsed.tags["h2"] == 9
 
 
 def test_it_shows_the_figures_that_a_decision_needs(make_run: Callable[[], Run]) -> None:
@@ -136,9 +136,12 @@ def test_names_from_files_are_text_and_never_markup(make_run: Callable[[], Run])
         (["model.onnx", "parity.json"], "The exported file beside", "not exported yet"),
         (["evaluation.json", "panels"], "Accuracy", "The retraining"),
         (["retrain.json", "metrics.jsonl"], "The retraining", "The search"),
-        (["cost.json", "latency.json"], "Latency", "The exported file beside"),
+        (["cost.json", "latency.json"], "middle half of the runs", "The exported file beside"),
         (["architecture.json"], "The cell", "edge by edge"),
         (["data.json", "environment.json", "timing.json"], "Time of each stage", "The configuration, resolved"),
+        (["comparison.json"], "Beside baselines", "Accuracy"),
+        (["budget.json"], "The budget", "Latency"),
+        (["time.json"], "Sized to 2 h", "Time of each stage"),
     ],
 )
 def test_a_part_that_is_missing_is_left_out(make_run: Callable[[], Run], missing: list[str], gone: str, kept: str) -> None:
