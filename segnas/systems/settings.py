@@ -88,7 +88,7 @@ def quick() -> RunConfig:
     return RunConfig(
         data=DataConfig(crop=(96, 128), scale=(0.75, 1.5), brightness=0.1, contrast=0.1, saturation=0.1),
         device=DeviceConfig(channels_last=True, threads=1),
-        retrain=RetrainConfig(epochs=25, batch_size=8, optimizer="adamw", learning_rate=0.004, warmup_steps=50, clip_norm=5.0),
+        retrain=RetrainConfig(epochs=12, batch_size=8, optimizer="adamw", learning_rate=0.004, warmup_steps=50, clip_norm=5.0),
     )
 
 

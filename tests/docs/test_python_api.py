@@ -54,7 +54,7 @@ def shared_keys() -> list[str]:
 def named_on_the_map() -> set[str]:
     """The files of a run that docs/design.md lists."""
     text = PAGE.with_name("design.md").read_text(encoding="utf-8")
-    lines = text.split("## 4. A run")[1].split("Every file is replaced")[0].splitlines()
+    lines = text.split("## 4. A run")[1].split("A budget adds")[0].splitlines()
     first = [re.split(r"\s{2,}", line.strip())[0] for line in lines if line.startswith("    ")]
     return {name.strip().rstrip("/") for names in first for name in names.split(",")} | {"evaluation_test.json"}
 
