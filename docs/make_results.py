@@ -15,7 +15,8 @@ from segnas.runs.progress import duration
 from segnas.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("data", "seen at", "val mIoU", "test mIoU", "parameters", "multiply-adds", "search", "retraining", "device")
+COLUMNS = ("data", "system", "seen at", "figure", "val", "test", "by hand", "random", "parameters", "multiply-adds", "search",
+           "retraining", "device")  # fmt: skip
 
 
 def main(paths: list[Path]) -> None:
@@ -33,11 +34,22 @@ def main(paths: list[Path]) -> None:
 
 def _row(run: Run) -> list[str]:
     evaluations, cost, timing = _evaluations(run), run.read_json("cost.json"), run.read_json("timing.json")
-    name, environment = run.read_json("data.json")["name"], run.read_json("environment.json")
-    scores = [f"{evaluations[split]['mIoU']:.1f}" if split in evaluations else "-" for split in ("val", "test")]
+    about, environment = run.read_json("data.json"), run.read_json("environment.json")
+    metric = next(iter(evaluations.values()))["metric"]
+    scores = [f"{evaluations[split][metric]:.1f}" if split in evaluations else "-" for split in ("val", "test")]
     counts = [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['multiply_adds'] / 1e9:.2f} G"]
     times = [duration(timing[stage]) for stage in ("search", "retrain")]
-    return [name, "x".join(map(str, cost["size"])), *scores, *counts, *times, environment["device"]]
+    beside = [_compared(run, kind) for kind in ("hand-made", "random")]
+    head = [about["name"], str(planned(run).system), "x".join(map(str, cost["size"])), metric]
+    return [*head, *scores, *beside, *counts, *times, environment["device"]]
+
+
+def _compared(run: Run, kind: str) -> str:
+    """The figures on test (or val) of what the run was compared with, one a seed."""
+    entries = run.read_json("comparison.json")["entries"] if run.has("comparison.json") else []
+    found = [one["scores"] for entry in entries if entry["kind"] == kind for one in entry["runs"]]
+    name = next((f"{entry['name']} " for entry in entries if entry["kind"] == kind == "hand-made"), "")
+    return name + ", ".join(f"{scores.get('test', scores.get('val')):.1f}" for scores in found) if found else "-"
 
 
 def _section(run: Run) -> str:
@@ -47,7 +59,7 @@ def _section(run: Run) -> str:
     repeated = command(planned(run), run.path)
     repeated = re.sub(r"--data \S*/", "--data ", re.sub(r"--out \S*/", "--out runs/", repeated))
     lines = [
-        f"## {run.read_json('data.json')['name']}",
+        f"## {run.read_json('data.json')['name']}, {planned(run).system}",
         "\n".join(_wrapped(repeated)),
         f"Architecture {run.read_json('architecture.json')['id']}; {whole} in all on {environment['processor']}, "
         f"{environment['device']}, torch {packages['torch']}, Python {environment['python']}, seed {environment['seed']}.",
@@ -59,9 +71,10 @@ def _section(run: Run) -> str:
 
 def _classes(evaluations: dict[str, Any]) -> str:
     names = [found["name"] for found in next(iter(evaluations.values()))["classes"]]
-    rows = [["IoU", *names]]
+    figure = "IoU" if "IoU" in next(iter(evaluations.values()))["classes"][0] else "accuracy"
+    rows = [[figure, *names]]
     for split, found in evaluations.items():
-        rows.append([split, *("absent" if one["IoU"] is None else f"{one['IoU']:.1f}" for one in found["classes"])])
+        rows.append([split, *("absent" if one[figure] is None else f"{one[figure]:.1f}" for one in found["classes"])])
     return "\n".join([_line(rows[0]), _line(["--"] * len(rows[0])), *map(_line, rows[1:])])
 
 

@@ -331,15 +331,16 @@ def small() -> DartsConfig:
 
 
 def quick_classification() -> DartsConfig:
-    """CIFAR-10 in minutes on two cores: narrow networks, a few hundred steps."""
+    """CIFAR-10 in a quarter of an hour on two cores, comparison included: narrow networks, a hundred steps, two epochs."""
     search = SearchConfig(
         channels=4,
-        layers=5,
+        layers=4,
+        batch_size=32,
         epochs=4,
         architecture_from_epoch=1,
-        steps_per_epoch=50,
-        architecture_learning_rate=0.01,
-        scored_images=512,
+        steps_per_epoch=30,
+        architecture_learning_rate=0.03,  # a hundred steps must suffice to decide
+        scored_images=256,
     )
     network = DartsOptions(form="cifar", channels=8, layers=5)
     return DartsConfig(**vars(run_preset("quick", "classification")), search=search, network=network)

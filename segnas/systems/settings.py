@@ -125,10 +125,11 @@ def paper() -> RunConfig:
 
 @classification_presets.register("quick")
 def quick_classification() -> RunConfig:
-    """A first look: a few epochs, without what only long trainings need."""
+    """A first look: two epochs, without what only long trainings need."""
     return RunConfig(
         data=_small_images(cutout=0),
-        retrain=RetrainConfig(**DARTS_RECIPE, epochs=5, validate_every=1),
+        device=DeviceConfig(channels_last=True),
+        retrain=RetrainConfig(**DARTS_RECIPE, epochs=2, validate_every=1),
     )
 
 
