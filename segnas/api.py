@@ -41,6 +41,7 @@ from segnas.stages import (
     search_stage,
     time_stage,
 )
+from segnas.systems.settings import DEFAULT_PRESET
 from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
 from segnas.training.evaluate import Evaluation
@@ -50,8 +51,6 @@ from segnas.training.predict import predict as predict_images
 from segnas.training.preflight import require_packages
 from segnas.training.timing import measure_trained
 from segnas.workplace import opened, reopened, require_split, timed
-
-DEFAULT_PRESET = "small"
 
 
 def search(
@@ -68,7 +67,9 @@ def search(
     """
     asked = _asked(system, data, out, preset, overrides, resume)
     with opened(asked, Path(out), resume, ["search"]) as place:
-        return search_stage(place)
+        architecture = search_stage(place)
+        time_stage(place)
+        return architecture
 
 
 def retrain(
@@ -86,6 +87,7 @@ def retrain(
     form: of a network of DARTS cells from a file or the zoo.
     """
     architecture = zoo.find(str(source), form)
+    _refuse({word: word.startswith("comparison.") for word in overrides}, "retraining compares nothing")
     if out is None and Path(source).is_dir():
         _refuse({"--form": form}, f"{source} is trained as it was found")
         asked = resumed(Path(source), None, data, preset, overrides)
@@ -95,7 +97,7 @@ def retrain(
         raise UserError(f"{source} is no run directory: say on which data to train and where to write (--data DIR --out RUN)")
     asked = _asked(None, data, out, preset, overrides, resume)
     if resume:
-        _require_same(Path(out), architecture, str(source))
+        architecture = _same(Path(out), architecture, str(source))
     with opened(asked, Path(out), resume, ["retrain"], architecture) as place:
         architecture_stage(place, architecture, {"from": str(source)})
         return retrain_stage(place)
@@ -128,6 +130,7 @@ def run(
                 export_stage(place, asked.config.export.size)
             budget_stage(place)
             write_page(place.run)  # once before the comparison: it may take long
+        place.device.barrier()  # nobody else computes while it is timed
         if place.config.comparison.baseline != "none" or place.config.comparison.seeds > 1:
             with timed(place.run, "compare"):
                 compare(place)
@@ -315,9 +318,14 @@ def _asked(
     return plan(system, data, preset or DEFAULT_PRESET, overrides)
 
 
-def _require_same(out: Path, architecture: Architecture, source: str) -> None:
+def _same(out: Path, architecture: Architecture, source: str) -> Architecture:
+    """What the run in `out` trains, which must be `architecture`, or that scaled to a budget; itself before the run has it."""
     if not (out / "architecture.json").exists():
-        return
-    stored = identity(from_json(Run(out).read_json("architecture.json")))
-    if stored != identity(architecture):
-        raise UserError(f"{out} trains the architecture {stored}, and {source} is {identity(architecture)}; choose another --out")
+        return architecture
+    content = Run(out).read_json("architecture.json")
+    stored = from_json(content)
+    if identity(architecture) not in (identity(stored), content.get("provenance", {}).get("scaled_from")):
+        raise UserError(
+            f"{out} trains the architecture {identity(stored)}, and {source} is {identity(architecture)}; choose another --out"
+        )
+    return stored

@@ -17,11 +17,12 @@ from segnas.errors import UserError
 from segnas.plans import Plan
 from segnas.runs.progress import console
 from segnas.runs.run import Run
-from segnas.spaces.architecture import Architecture, from_json, identity, task_of
+from segnas.spaces.architecture import Architecture, family_of, from_json, identity, task_of
 from segnas.spaces.hand_made import DeepLabV3Plus, ResNet, UNet
+from segnas.spaces.width import widths
 from segnas.stages import architecture_stage, evaluate_splits, latency_stage, retrain_stage, splits_of
 from segnas.systems.base import load_system
-from segnas.systems.settings import RunConfig, plain
+from segnas.systems.settings import DEFAULT_PRESET, PRESETS, RunConfig, plain
 from segnas.tasks import tasks
 from segnas.training.evaluate import file_name
 from segnas.workplace import Workplace, beside
@@ -56,13 +57,13 @@ def trainings(config: RunConfig, system: str | None, task: str) -> list[Training
         kinds.append(("hand-made", AUTO[task] if asked.baseline == "auto" else asked.baseline))
         if asked.random and system is not None and load_system(system).typical is not None:
             kinds.append(("random", "random architectures of the same space"))
-    found = [Training(kind, name, number, folder(kind, number)) for number in range(asked.seeds) for kind, name in kinds]
+    found = [Training(kind, name, number, folder(kind, name, number)) for number in range(asked.seeds) for kind, name in kinds]
     return sorted(found, key=lambda training: (training.number, [kind for kind, _ in kinds].index(training.kind)))
 
 
-def folder(kind: str, number: int) -> str:
-    """Where a training lies below its run."""
-    return "." if (kind, number) == ("searched", 0) else f"compared/{kind}-{number}"
+def folder(kind: str, name: str, number: int) -> str:
+    """Where a training lies below its run; each network made by hand has places of its own."""
+    return "." if (kind, number) == ("searched", 0) else f"compared/{name if kind == 'hand-made' else kind}-{number}"
 
 
 def remaining(out: Path, config: RunConfig, system: str | None, task: str) -> int:
@@ -76,7 +77,7 @@ def compare(place: Workplace) -> None:
     target = int(place.run.read_json("cost.json")["multiply_adds"])
     summarize(place)
     for training in trainings(place.config, place.plan.system, place.dataset.task):
-        if training.folder == "." or _is_done(place, training):
+        if training.folder == "." or place.device.first(lambda one=training: _is_done(place, one)):  # type: ignore[misc]
             continue
         architecture = found if training.kind == "searched" else _architecture(place, training, target)
         console.print(f"compared with: {training.name}, seed {_seed(place, training)}")
@@ -86,6 +87,7 @@ def compare(place: Workplace) -> None:
             evaluate_splits(inner)
             if inner.device.is_global_zero:
                 latency_stage(inner)
+            inner.device.barrier()  # nobody else computes while it is timed
         summarize(place)
 
 
@@ -96,7 +98,8 @@ def child(place: Workplace, training: Training, architecture: Architecture) -> A
     if training.kind == "hand-made":  # no paths to drop, no auxiliary head
         retrain = replace(retrain, drop_path=1.0, auxiliary_weight=0.0)
     config = replace(config, retrain=retrain)
-    return beside(place, Plan(None, place.plan.preset, place.plan.dataset, config), place.run.path / training.folder)
+    preset = place.plan.preset if place.plan.preset in PRESETS[place.dataset.task] else DEFAULT_PRESET
+    return beside(place, Plan(None, preset, place.plan.dataset, config), place.run.path / training.folder)
 
 
 def _seed(place: Workplace, training: Training) -> int:
@@ -112,6 +115,8 @@ def _architecture(place: Workplace, training: Training, target: int) -> Architec
         typical = load_system(place.plan.system).typical
         assert typical is not None
         architecture = typical(replace(place.config, seed=_seed(place, training) + 1))
+    if family_of(architecture) not in widths:  # a family of one's own that has but one width
+        return architecture
     return nearest_multiply_adds(architecture, target, place.seen_size(), len(place.dataset.classes))
 
 

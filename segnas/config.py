@@ -104,8 +104,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def replace(config: C, **changes: Any) -> C:
-    """`dataclasses.replace` for configurations, validated again."""
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    """`dataclasses.replace` for configurations, validated again; raises UserError naming the first key that does not fit."""
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except pydantic.ValidationError as error:
+        raise UserError(first_complaint(type(config), error)) from None
 
 
 def _full_key(name: str, keys: Sequence[str]) -> str:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from segnas.config import replace
-from segnas.costs.budget import require_possible
+from segnas.costs.budget import Fitted, fit, require_possible
 from segnas.costs.memory import available_memory
-from segnas.data.base import Dataset
 from segnas.data.loading import Batch
-from segnas.data.transforms import scaled_size
+from segnas.data.transforms import seen_size
 from segnas.errors import UserError
 from segnas.plans import Plan
 from segnas.runs.progress import console, duration
-from segnas.spaces.architecture import Architecture, family_of
+from segnas.spaces.architecture import Architecture, family_of, from_json
 from segnas.spaces.width import filters_of, widths
 from segnas.systems.base import Job, load_system
+from segnas.tasks import tasks
 from segnas.training.device import Device
-from segnas.training.preflight import Measurement, Size, measure, require_disk, seconds_of
+from segnas.training.preflight import SMALLEST, Measurement, Size, measure, require_disk, seconds_of
 from segnas.training.retrain import Retraining
 from segnas.training.timing import latency_meter
 
@@ -31,22 +31,31 @@ BISECTIONS = 30
 TIME_USED = 0.9  # of a time limit: the rest is for evaluation, export, and steps that take longer than those measured
 
 
+def typical_of(asked: Plan, todo: Sequence[str], count: int = 1) -> list[Architecture]:
+    """Random architectures of the space that is to be searched, which stand for what will be found; none without a search."""
+    system = load_system(asked.system) if asked.system is not None else None
+    if "search" not in todo or system is None or system.typical is None:
+        return []
+    return [system.typical(replace(asked.config, seed=asked.config.seed + draw)) for draw in range(count)]
+
+
 def require_budget(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> None:
     """Refuse a budget that what is to be trained could not meet at any width; UserError with the smallest that would do.
 
-    Before a search that is not one network, so a few random ones of the space that is searched stand for it.
+    Before a search that is not one network, so a few random ones of the space stand for it.
     """
-    system = load_system(asked.system) if asked.system is not None else None
-    if not asked.config.budget.limits or not {"search", "retrain"} & set(todo):
+    if not asked.config.budget.limits or job.run.has("architecture.json"):  # that one is scaled already
         return
-    if architecture is not None:
-        candidates = [architecture]
-    elif "search" in todo and system is not None and system.typical is not None:
-        candidates = [system.typical(replace(asked.config, seed=asked.config.seed + draw)) for draw in range(CANDIDATES)]
-    else:
-        return
-    size = seen_size(job.dataset, asked.config.evaluation.split, asked.config.data.resize)
-    require_possible(asked.config.budget, candidates, size, len(job.dataset.classes), budget_meter(job, size))
+    candidates = typical_of(asked, todo, CANDIDATES) if architecture is None else [architecture]
+    if candidates:
+        size, classes = _seen_size(job), len(job.dataset.classes)
+        job.device.first(lambda: require_possible(asked.config.budget, candidates, size, classes, budget_meter(job, size)))
+
+
+def within_budget(architecture: Architecture, job: Job) -> Fitted:
+    """The architecture at the largest width that the run's budget allows, as the first process measures it."""
+    size, classes = _seen_size(job), len(job.dataset.classes)
+    return job.device.first(lambda: fit(architecture, job.config.budget, size, classes, budget_meter(job, size)))
 
 
 def budget_meter(job: Job, size: tuple[int, int]) -> Callable[[Architecture], float]:
@@ -55,20 +64,34 @@ def budget_meter(job: Job, size: tuple[int, int]) -> Callable[[Architecture], fl
     return latency_meter(job.dataset, job.normalization, size, device, job.config.device)
 
 
+def _seen_size(job: Job) -> tuple[int, int]:
+    return seen_size(job.dataset, job.config.evaluation.split, job.config.data.resize)
+
+
+def require_export_size(asked: Plan) -> None:
+    """Raise UserError for a size of the exported network that a network of stride 32 cannot take."""
+    size = asked.config.export.size
+    if size is not None and tasks[asked.task].dense and min(size) < SMALLEST:
+        raise UserError(f"export.size={list(size)} is too small for a network of stride 32; use {SMALLEST} or more")
+
+
 def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> list[Measurement]:
     """Measure two real steps of each stage that is to be done, on copies.
 
-    Raises UserError when memory does not suffice.
+    What is retrained is the run's architecture, or `architecture`, or a random one of the space, scaled to the budget. Raises
+    UserError when memory does not suffice.
     """
     system = load_system(asked.system) if asked.system is not None else None
     measured: list[Measurement] = []
     if "search" in todo and system is not None and system.preflight is not None:
         measured.append(system.preflight(job))
-    if "retrain" in todo:
-        if architecture is None and system is not None and system.typical is not None:
-            architecture = system.typical(asked.config)
-        if architecture is not None:
-            measured.append(measure_retraining(job, architecture))
+    if {"retrain", "compare"} & set(todo):
+        known = [architecture] if architecture is not None else typical_of(asked, todo)
+        if job.run.has("architecture.json"):
+            known = [from_json(job.run.read_json("architecture.json"))]
+        elif known and asked.config.budget.limits:
+            known = [within_budget(known[0], job).architecture]
+        measured += [measure_retraining(job, one) for one in known]
     return measured
 
 
@@ -83,7 +106,8 @@ def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     batches = this.remaining_batches()
     batch: Batch = next(batches)
     loading = seconds_of(lambda: next(batches, None))
-    key = widths[family_of(architecture)].filters if hasattr(job.config, "network") else ""
+    family = family_of(architecture)
+    key = widths[family].filters if hasattr(job.config, "network") and family in widths else ""
     filters = filters_of(architecture) if key else None
     size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", key)
     measured = measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
@@ -94,19 +118,19 @@ def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     return dataclasses.replace(measured, epochs=None if config.steps else config.epochs)
 
 
-def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, others: int) -> None:
-    """Say what the run will take, with `others` more trainings of the kind that was measured; UserError for too little disk."""
+def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, networks: int) -> None:
+    """Say what the run will take, with so many trainings of the kind that was measured; UserError for too little disk."""
     if not measured:
         return
     available = available_memory(job.device.device) / GIB
     for stage in measured:
         stage = lengthened(stage, asked.config)
-        networks = f" x {1 + others} networks" if others and stage.stage == "retrain" else ""
-        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps} = {duration(stage.seconds)}{networks}"
+        several = f" x {networks} networks" if networks > 1 and stage.stage == "retrain" else ""
+        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps} = {duration(stage.seconds)}{several}"
         console.print(f"{what}, peak memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
-    console.print(f"about {duration(whole_time(measured, asked.config, others))} in all, evaluation and export apart")
+    console.print(f"about {duration(whole_time(measured, asked.config, networks))} in all, evaluation and export apart")
     state = max(stage.state_bytes for stage in measured)
-    require_disk(job.run.path, DISK_BYTES * (1 + others) + (3 + others) * state)
+    require_disk(job.run.path, DISK_BYTES * max(1, networks) + (2 + networks) * state)
 
 
 def lengthened(stage: Measurement, config: Any) -> Measurement:
@@ -120,47 +144,47 @@ def lengthened(stage: Measurement, config: Any) -> Measurement:
     )
 
 
-def whole_time(measured: Sequence[Measurement], config: Any, others: int) -> float:
-    """Seconds of all stages at the lengths of `config`, with `others` more trainings."""
+def whole_time(measured: Sequence[Measurement], config: Any, networks: int) -> float:
+    """Seconds of all stages at the lengths of `config`, with so many trainings."""
     stages = [lengthened(stage, config) for stage in measured]
-    return sum(stage.seconds * (1 + others if stage.stage == "retrain" else 1) for stage in stages)
+    return sum(stage.seconds * (networks if stage.stage == "retrain" else 1) for stage in stages)
 
 
-def sized_to_time(asked: Plan, measured: Sequence[Measurement], others: int, device: Device) -> tuple[Plan, dict[str, Any]]:
+def sized_to_time(asked: Plan, measured: Sequence[Measurement], networks: int, device: Device) -> tuple[Plan, dict[str, Any]]:
     """The plan with lengths of search and retraining that fit its time limit, in the preset's proportion; and time.json.
 
-    Raises UserError with the shortest time that would do.
+    A stage that is not to be done, and so was not measured, keeps its length. Raises UserError with the shortest time that
+    would do.
     """
     config, limit = asked.config, asked.config.time_limit
     system = load_system(asked.system) if asked.system is not None else None
     if not measured or config.retrain.steps or (system is not None and system.sized is None):
         raise UserError("--time needs lengths in epochs: leave out retrain.steps, and use a system whose search can be sized")
     resize = system.sized if system is not None else None
+    stages = {stage.stage for stage in measured}
 
     def sized(factor: float) -> Any:
-        longer = config if resize is None else resize(config, factor)
+        longer = config if resize is None or "search" not in stages else resize(config, factor)
+        if "retrain" not in stages:
+            return longer
         return replace(longer, retrain=replace(longer.retrain, epochs=max(1, int(longer.retrain.epochs * factor))))
 
-    usable, shortest = TIME_USED * limit, whole_time(measured, sized(0.0), others)
+    usable, shortest = TIME_USED * limit, whole_time(measured, sized(0.0), networks)
     if device.gather(shortest)[0] > usable:
         needed = duration(math.ceil(shortest / TIME_USED)).replace(" ", "")
         raise UserError(
             f"{duration(limit)} are too short: an epoch or two of each stage take {duration(shortest)}; "
             f"use --time {needed} or more, a smaller preset, or --baseline none"
         )
-    low, high = 0.0, usable / whole_time(measured, config, others) + 1  # of the first the time suffices; lengths are whole epochs
+    low, high = 0.0, usable / whole_time(measured, config, networks) + 1  # for the first there is time
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if whole_time(measured, sized(middle), others) <= usable else (low, middle)
+        low, high = (middle, high) if whole_time(measured, sized(middle), networks) <= usable else (low, middle)
     chosen = sized(device.gather(low)[0])
-    planned_seconds = whole_time(measured, chosen, others)
+    planned_seconds = whole_time(measured, chosen, networks)
     told = {"asked_seconds": limit, "used_seconds": None, "forecast_seconds": planned_seconds}
-    if hasattr(config, "search"):
+    if "search" in stages:
         told["search_epochs"] = [config.search.epochs, chosen.search.epochs]
-    told["retrain_epochs"] = [config.retrain.epochs, chosen.retrain.epochs]
+    if "retrain" in stages:
+        told["retrain_epochs"] = [config.retrain.epochs, chosen.retrain.epochs]
     return dataclasses.replace(asked, config=chosen), told
-
-
-def seen_size(dataset: Dataset, split: str, resize: float) -> tuple[int, int]:
-    """(height, width) at which a network sees the first image of a split."""
-    return scaled_size(*dataset.size(split, 0), resize)

@@ -17,6 +17,8 @@ from segnas.runs.run import Run
 from segnas.systems.base import load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
 
+LENGTHS = ("epochs", "architecture_from_epoch")  # of a search, that a time limit chooses
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,12 +74,13 @@ def resumed(out: Path, system: str | None, data: str | None, preset_name: str | 
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
     dataset = stored.dataset if data is None else absolute_data(data)
-    return Plan(
-        _system(system) or stored.system,
-        preset_name or stored.preset,
-        dataset,
-        absolute_weights(override(stored.config, overrides)),
-    )
+    config = absolute_weights(override(stored.config, overrides))
+    if stored.config.time_limit is not None:  # the lengths that it gave stand, whatever the command began with
+        config = replace(config, retrain=replace(config.retrain, epochs=stored.config.retrain.epochs))
+        if hasattr(config, "search"):
+            lengths = {name: getattr(stored.config.search, name) for name in LENGTHS if hasattr(stored.config.search, name)}
+            config = replace(config, search=replace(config.search, **lengths))
+    return Plan(_system(system) or stored.system, preset_name or stored.preset, dataset, config)
 
 
 def command(asked: Plan, out: Path) -> str:

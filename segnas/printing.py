@@ -96,6 +96,8 @@ def summary(run_directory: Path) -> dict[str, Any]:
         figures["architecture"] = found.read_json("architecture.json")["id"]
     for path in sorted(run_directory.glob("evaluation*.json")):
         evaluation = found.read_json(path.name)
+        if path.name not in ("evaluation.json", f"evaluation_{evaluation['split']}.json"):
+            continue  # by another protocol
         metric = evaluation.get("metric", "mIoU")  # older files have no other
         figures[f"{metric}_{evaluation['split']}"] = evaluation[metric]
     if found.has("cost.json"):

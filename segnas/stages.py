@@ -1,4 +1,4 @@
-"""The stages of a run, each a function of an open run that is skipped when what it leaves is there."""
+"""The stages of a run, each a function of an open run; the long ones are skipped when what they leave is there."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from segnas.config import replace
-from segnas.costs.budget import fit
 from segnas.costs.counts import count
 from segnas.costs.latency import measure_onnx_latency
 from segnas.data.statistics import evenly_spaced
 from segnas.errors import UserError
 from segnas.export import Parity, export_onnx, stored_parameters
-from segnas.forecast import budget_meter
+from segnas.forecast import within_budget
 from segnas.runs.progress import console
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
@@ -30,7 +29,7 @@ PARITY_IMAGES = 20
 
 def search_stage(place: Workplace) -> Architecture:
     """architecture.json: what the system finds, scaled to the budget if there is one."""
-    if place.run.has("architecture.json"):
+    if place.has("architecture.json"):
         return from_json(place.run.read_json("architecture.json"))
     assert place.plan.system is not None
     with timed(place.run, "search"):
@@ -41,13 +40,11 @@ def search_stage(place: Workplace) -> Architecture:
 
 def architecture_stage(place: Workplace, architecture: Architecture, provenance: Mapping[str, Any]) -> Architecture:
     """architecture.json: an architecture that is known, scaled to the budget if there is one (then budget.json, too)."""
-    if place.run.has("architecture.json"):
+    if place.has("architecture.json"):
         return from_json(place.run.read_json("architecture.json"))
     content = {"architecture": to_json(architecture), "id": identity(architecture), "provenance": dict(provenance)}
-    if place.device.is_global_zero and place.config.budget.limits:
-        size = place.seen_size()
-        meter = budget_meter(place.job, size)
-        fitted = fit(architecture, place.config.budget, size, len(place.dataset.classes), meter)
+    if place.config.budget.limits:
+        fitted = within_budget(architecture, place.job)
         place.run.write_json("budget.json", fitted.to_json())
         console.print(f"scaled from {fitted.filters_before} to {fitted.filters} filters, the most that the budget allows")
         scaled = {"scaled_from": identity(architecture), "filters": [fitted.filters_before, fitted.filters]}
@@ -72,7 +69,7 @@ def _epoch_of(run: Run, architecture: Architecture) -> dict[str, Any]:
 
 def retrain_stage(place: Workplace) -> TrainedModel:
     """cost.json, then model.safetensors and retrain.json."""
-    if place.run.has("retrain.json"):
+    if place.has("retrain.json"):
         return TrainedModel.load(place.run.path)
     architecture, config = from_json(place.run.read_json("architecture.json")), place.config
     size = place.seen_size()
@@ -106,7 +103,7 @@ def evaluate_splits(place: Workplace) -> None:
     main = place.config.evaluation
     for split in splits_of(place):
         config = replace(main, split=split)
-        if not place.run.has(file_name(config, main)):
+        if not place.has(file_name(config, main)):
             found = evaluate_stage(place, config).figures
             console.print(f"{split}: {'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
 

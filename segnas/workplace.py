@@ -18,10 +18,10 @@ from segnas.data import describe, open_dataset
 from segnas.data.base import Dataset
 from segnas.data.check import require
 from segnas.data.statistics import measure_normalization
-from segnas.data.transforms import Normalization
+from segnas.data.transforms import Normalization, seen_size
 from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
-from segnas.forecast import forecast, preflight, require_budget, seen_size, sized_to_time
+from segnas.forecast import forecast, preflight, require_budget, require_export_size, sized_to_time, typical_of
 from segnas.plans import Plan, command, planned
 from segnas.processes import is_first
 from segnas.runs.progress import console
@@ -53,6 +53,10 @@ class Workplace:
         """The data set."""
         return self.job.dataset
 
+    def has(self, name: str) -> bool:
+        """Whether a file of the run is there, as its first process sees it: all of them decide alike."""
+        return self.device.first(lambda: self.run.has(name))
+
     @property
     def device(self) -> Device:
         """The device."""
@@ -80,15 +84,17 @@ def opened(
     begun = (out / "config.yaml").exists()
     Run.check(out, asked.to_dict(), resume)
     todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
+    todo += ["compare"] if others(asked.config) else []
     if "search" in todo and asked.config.retrain.weights is not None:
         raise UserError("retrain.weights needs a known architecture: search first, then segnas retrain RUN/architecture.json")
     if "export" in todo:
         require_packages(missing_packages())
+        require_export_size(asked)
     dataset = open_dataset(asked.dataset, seed=asked.config.seed)
-    if architecture is not None:
-        require_task(architecture, dataset)
+    for expected in [architecture] if architecture is not None else typical_of(asked, todo):
+        require_task(expected, dataset)
     require_split(dataset, asked.config.evaluation.split)
-    if is_first() and {"search", "retrain"} & set(todo):
+    if is_first() and {"search", "retrain", "compare"} & set(todo):
         require(dataset)
     device = launch(asked.config.device)
     stored = Run(out).read_json("data.json") if (out / "data.json").exists() else None
@@ -105,9 +111,9 @@ def opened(
     require_budget(asked, job, todo, architecture)
     measured = preflight(asked, job, todo, architecture)
     if asked.config.time_limit is not None and not begun:
-        asked, sizes = sized_to_time(asked, measured, others(asked.config), device)
+        asked, sizes = sized_to_time(asked, measured, others(asked.config) + ("retrain" in todo), device)
         job = dataclasses.replace(job, config=asked.config)
-    forecast(measured, asked, job, others(asked.config))
+    forecast(measured, asked, job, others(asked.config) + ("retrain" in todo))
     device.barrier()  # all have looked at the folder before rank 0 writes into it
     run = Run.create(out, asked.to_dict(), resume)
     try:

@@ -125,7 +125,7 @@ def test_configurations_are_frozen_validated_values() -> None:
         Outer().seed = 3  # type: ignore[misc]
     with pytest.raises(ValueError, match="seed"):
         Outer(seed="many")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="bad luck"):
+    with pytest.raises(UserError, match="bad luck"):
         replace(Outer(), seed=13)
     assert replace(Outer(), seed=2) == Outer(seed=2)
     assert hash(Outer()) == hash(Outer())

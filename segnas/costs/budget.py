@@ -44,6 +44,10 @@ class BudgetConfig:
     max_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # the median
     device: str = ""
 
+    def __post_init__(self) -> None:
+        if self.device and self.max_latency_ms is None:
+            raise ValueError("device says where max_latency_ms counts, which is not set (device.accelerator is where to train)")
+
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, by name; empty: nothing is limited."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segnas.data.base import Dataset, FromFiles
-from segnas.data.formats import find_reader, split_prefix
+from segnas.data.formats import FORMATS, find_reader, split_prefix
 from segnas.errors import UserError
 
 DEMO = "demo"
@@ -31,7 +31,8 @@ def task_of_data(data: str) -> str:
     if data == DEMO:
         return "segmentation"
     try:
-        return find_reader(data)[0].task
+        name, _ = split_prefix(data)
+        return FORMATS[name].task if name else find_reader(data)[0].task
     except UserError:
         return "segmentation"
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from segnas.config import configuration
-from segnas.data.base import IGNORE, Sample
+from segnas.data.base import IGNORE, Dataset, Sample
 
 Strength = Annotated[float, pydantic.Field(ge=0, le=1)]
 
@@ -198,6 +198,11 @@ def nearest(label: np.ndarray, size: tuple[int, int], rows: slice, columns: slic
 def scaled_size(height: int, width: int, factor: float) -> tuple[int, int]:
     """(height, width) times the factor, rounded, at least 1."""
     return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def seen_size(dataset: Dataset, split: str, resize: float) -> tuple[int, int]:
+    """(height, width) at which a network sees the first image of a split."""
+    return scaled_size(*dataset.size(split, 0), resize)
 
 
 def _offset(size: int, crop: int, fraction: float) -> int:

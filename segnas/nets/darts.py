@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segnas.errors import UserError
 from segnas.nets.blocks import FactorizedReduction, Norm, ReLUConvBN, resize
 from segnas.nets.cells import BlockGraph, chosen_operations
 from segnas.nets.heads import ASPP, ConvBNReLU, Decoder
@@ -224,13 +225,14 @@ class SegmentationHead(nn.Module):
 
 
 class AuxiliaryClassifier(nn.Module):
-    """ReLU, average pooling 5x5, 1x1 and 2x2 convolutions, linear; for maps of 8x8 (stride 3) or 14x14 (stride 2).
+    """ReLU, average pooling 5x5, 1x1 and 2x2 convolutions, linear; for maps of 8x8 (stride 3) or 7x7 (stride 2), a little more.
 
-    The published ImageNet form has no batch norm after the second convolution (`last_norm`).
+    The published ImageNet form has no batch norm after the second convolution (`last_norm`). Raises UserError for other maps.
     """
 
     def __init__(self, width: int, num_classes: int, stride: int, last_norm: bool) -> None:
         super().__init__()
+        self.stride = stride
         small, large = AUXILIARY_WIDTHS
         self.features = nn.Sequential(
             nn.ReLU(),
@@ -245,6 +247,10 @@ class AuxiliaryClassifier(nn.Module):
         self.linear = nn.Linear(large, num_classes)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if any((side - 5) // self.stride + 1 != 2 for side in x.shape[2:]):
+            raise UserError(
+                f"the auxiliary head of this form is not made for images of {size[0]}x{size[1]}; set retrain.auxiliary_weight=0"
+            )
         out: Tensor = self.linear(self.features(x).flatten(1))
         return out
 

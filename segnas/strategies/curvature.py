@@ -42,6 +42,12 @@ def eigenvalues(loss: Tensor, variables: Sequence[Tensor], average: Average | No
     return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
 
 
+def epochs_needed(every: int) -> int:
+    """The shortest search, in epochs, that can be stopped with an eigenvalue every so many epochs."""
+    values = max(WINDOW + DELTA, DELTA + 1 + WINDOW // 2 - (-FROM_EPOCH // every))
+    return (values - 1) * every + 1
+
+
 def epoch_to_return_to(epochs: Sequence[int], eigenvalues: Sequence[float]) -> int | None:
     """The epoch whose architecture the search should return to, or None to go on.
 

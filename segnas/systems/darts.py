@@ -45,11 +45,12 @@ from segnas.data.loading import Batch
 from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked, numpy_generator
+from segnas.runs.progress import console
 from segnas.spaces.cells import edges, states_of
 from segnas.spaces.choice import sample
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsOptions, DartsSpace, cell_of
 from segnas.strategies.bilevel import architecture_step, entropy, move, weight_step
-from segnas.strategies.curvature import eigenvalues, epoch_to_return_to
+from segnas.strategies.curvature import eigenvalues, epoch_to_return_to, epochs_needed
 from segnas.strategies.decoding import strongest_edges
 from segnas.strategies.second_order import unrolled_gradients
 from segnas.systems import supernet_search
@@ -276,6 +277,10 @@ def supernet_options(config: SearchConfig, network: DartsOptions) -> DartsOption
 
 def search(job: Job) -> Darts:
     """From the training set to an architecture; goes on from checkpoints/search.pt when it is there."""
+    config: SearchConfig = job.config.search
+    needed = epochs_needed(config.curvature_every)
+    if config.stop_by_curvature and config.epochs < needed:
+        console.print(f"note: the curvature is recorded, but to stop by it a search needs search.epochs={needed} or more")
     found: Darts = supernet_search.search(Search(job))
     return found
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from segnas.config import configuration
 from segnas.costs.budget import BudgetConfig
@@ -23,14 +23,15 @@ from segnas.training.retrain import RetrainConfig
 class ExportConfig:
     """size: (height, width) of the exported network's input; None: the size at which it sees the evaluated images."""
 
-    size: tuple[int, int] | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
 
 
 @configuration
 class ComparisonConfig:
     """What `segnas run` trains beside the network that was found, to compare it with.
 
-    baseline: a network made by hand ("auto": a U-Net, or a ResNet where an image has one class; "none": no comparison at all).
+    baseline: a network made by hand ("auto": a U-Net, or a ResNet where an image has one class; "none": no other network at all,
+    and of seeds the searched network's alone).
     random: a random architecture of the same space, too. seeds: how many trainings of each.
     """
 
@@ -54,7 +55,7 @@ class RunConfig:
     export: ExportConfig = ExportConfig()
     budget: BudgetConfig = BudgetConfig()
     comparison: ComparisonConfig = ComparisonConfig()
-    time_limit: PositiveFloat | None = None
+    time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @property
     def training_seed(self) -> int:
@@ -74,6 +75,7 @@ def plain(config: RunConfig) -> RunConfig:
 
 run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")  # for segmentation
 classification_presets: Registry[Callable[[], RunConfig]] = Registry("preset")
+DEFAULT_PRESET = "small"
 PRESETS = {"segmentation": run_presets, "classification": classification_presets}
 
 

@@ -23,7 +23,7 @@ from segnas.config import configuration, replace
 from segnas.costs.counts import count
 from segnas.data.loading import Batch, TrainingBatches, halves
 from segnas.data.statistics import evenly_spaced
-from segnas.data.transforms import DataConfig, scaled_size
+from segnas.data.transforms import DataConfig, seen_size
 from segnas.errors import Interrupted, UserError, did_you_mean
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked
@@ -279,7 +279,9 @@ def watch(this: SupernetSearch) -> dict[str, Any]:
     losses = (this.sums / max(1, this.steps)).tolist()
     mixture = this.relaxation.mixture(detached=True)
     architecture = this.decode(mixture)
-    costs = count(architecture, seen_size(this.job), len(this.job.dataset.classes))
+    job = this.job
+    size = seen_size(job.dataset, job.config.evaluation.split, job.config.data.resize)
+    costs = count(architecture, size, len(job.dataset.classes))
     return {
         "epoch": this.epoch + 1,
         "loss_weights": losses[0],
@@ -353,7 +355,12 @@ def preflight(this: SupernetSearch) -> Measurement:
     measured = dataclasses.replace(measured, seconds=measured.seconds * share)
     measured = measured.with_loading(loading, job.config.data.workers)
     this.epoch = 0  # what is not looked at after every epoch is after the first
-    scoring = seconds_of(lambda: watch(this))
+    try:
+        scoring = seconds_of(lambda: watch(this))
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "scoring the supernet does not fit into the memory; lower search.batch_size, or leave out options"
+        ) from None
     return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring, epochs=config.epochs)
 
 
@@ -368,8 +375,3 @@ def sized(config: Any, factor: float) -> Any:
     epochs = max(least, int(search.epochs * factor))
     first = min(epochs - 1, max(1, round(alone * epochs / search.epochs))) if alone else 0
     return replace(config, search=replace(search, epochs=epochs, architecture_from_epoch=first))
-
-
-def seen_size(job: Job) -> tuple[int, int]:
-    """(height, width) at which the retrained network sees the first training image."""
-    return scaled_size(*job.dataset.size("train", 0), job.config.data.resize)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -29,6 +29,7 @@ from segnas.errors import Disconnected, UserError
 from segnas.processes import on_this_machine, world
 from segnas.runs.progress import console
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # that processes wait for one which checks a large set or measures; torchrun sees those that end
 
 
@@ -129,6 +130,21 @@ class Device(Fabric):
             with _connection():
                 connected.all_gather_object(values, value)
         return values
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the first process, for all; the others wait. A UserError that it meets is raised by all."""
+        if self.world_size == 1:
+            return work()
+        found: tuple[T | None, str | None] = (None, None)
+        if self.is_global_zero:
+            try:
+                found = (work(), None)
+            except UserError as error:
+                found = (None, str(error))
+        value, complaint = self.gather(found)[0]
+        if complaint is not None:
+            raise UserError(complaint)
+        return cast(T, value)
 
     def barrier(self, name: str | None = None) -> None:
         """Wait here for all processes: what rank 0 wrote before is then there for the others."""

@@ -69,6 +69,42 @@ def test_an_architecture_from_a_file_is_scaled_too(architecture_file: Path, imag
     assert 10_000 < read(out, "cost.json")["parameters"] <= 20_000
 
 
+def test_a_scaled_retraining_is_resumed_by_its_own_command(architecture_file: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("retrain", architecture_file, "--data", images, "--out", out, *SMALL, "budget.max_parameters=20000")
+    assert segnas(*words).status == 0
+    (out / "retrain.json").unlink()
+    assert segnas(*words, "--resume").status == 0
+
+
+def test_what_is_measured_before_a_run_is_as_wide_as_its_budget_allows(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def noted(job: Any, architecture: Any) -> Measurement:
+        measured.append(architecture.network.filters)
+        raise UserError("enough")
+
+    monkeypatch.setattr(forecast, "measure_retraining", noted)
+    words = ("run", "auto-deeplab", "--data", images, "--out", tmp_path / "run", *TINY, *NO_COMPARISON)
+    for more in ((), ("--max-parameters", 60_000)):
+        assert segnas(*words, *more).complaint == "enough"
+    assert measured[1] > measured[0] == 2
+
+
+def test_a_time_for_the_search_alone_leaves_the_training_as_it_is(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("search", "auto-deeplab", "--data", images, "--out", out, *TINY, "retrain.steps=null", "retrain.epochs=7")
+    assert segnas(*words, "--time", "20s").status == 0
+    told = read(out, "time.json")
+    assert told["search_epochs"][1] > told["search_epochs"][0]
+    assert told["used_seconds"] > 0
+    assert "retrain_epochs" not in told
+    assert "epochs: 7" in (out / "config.yaml").read_text()
+    assert segnas(*words, "--time", "20s", "--resume").status == 0, "the lengths of the command are not those of the run"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -83,6 +119,9 @@ def test_an_architecture_from_a_file_is_scaled_too(architecture_file: Path, imag
         (("--max-latency-ms", 5, "--device", "tpu"), "unknown device 'tpu'"),
         (("--time", "soon"), "'soon' is no length of time"),
         (("--time", "1h"), "leave out retrain.steps"),
+        (("--device", "cuda"), "max_latency_ms counts, which is not set"),
+        (("export.size=[16,16]",), "export.size=[16, 16] is too small"),
+        (("data.padding=40", "data.crop=[65,65]"), "padding must be below each side of crop=[33, 33]"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_is_written(given: Any, message: str, images: Path, tmp_path: Path) -> None:
@@ -108,16 +147,16 @@ def measurements(search: float, retrain: float) -> list[Measurement]:
     ]
 
 
-@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("networks", [1, 3])
 @pytest.mark.parametrize("limit", [400.0, 3600.0, 86400.0])
-def test_lengths_fit_the_time_and_use_it(limit: float, others: int) -> None:
+def test_lengths_fit_the_time_and_use_it(limit: float, networks: int) -> None:
     asked = plan("auto-deeplab", "demo", "quick", [f"time_limit={limit}"])
     found = measurements(100.0, 100.0)
-    chosen, told = sized_to_time(asked, found, others, launch(DeviceConfig(accelerator="cpu")))
+    chosen, told = sized_to_time(asked, found, networks, launch(DeviceConfig(accelerator="cpu")))
     config = chosen.config
     seconds = 100 * config.search.epochs / asked.config.search.epochs
-    seconds += (1 + others) * 100 * config.retrain.epochs / asked.config.retrain.epochs
-    assert seconds == pytest.approx(whole_time(found, config, others)) == pytest.approx(told["forecast_seconds"])
+    seconds += networks * 100 * config.retrain.epochs / asked.config.retrain.epochs
+    assert seconds == pytest.approx(whole_time(found, config, networks)) == pytest.approx(told["forecast_seconds"])
     assert seconds <= limit
     assert seconds > 0.6 * TIME_USED * limit, "one epoch more of either would still fit, or nearly"
     ratio = (config.search.epochs / asked.config.search.epochs) / (config.retrain.epochs / asked.config.retrain.epochs)
@@ -130,10 +169,10 @@ def test_too_short_a_time_names_one_that_does() -> None:
     found = measurements(100.0, 100.0)
     device = launch(DeviceConfig(accelerator="cpu"))
     with pytest.raises(UserError, match="10 s are too short") as caught:
-        sized_to_time(asked, found, 2, device)
+        sized_to_time(asked, found, 3, device)
     enough = parse_duration(str(caught.value).split("--time ")[1].split(" ")[0])
     longer = dataclasses.replace(asked, config=replace(asked.config, time_limit=enough + 1))
-    _, told = sized_to_time(longer, found, 2, device)
+    _, told = sized_to_time(longer, found, 3, device)
     assert told["forecast_seconds"] <= enough + 1
     assert enough * TIME_USED < 150
 

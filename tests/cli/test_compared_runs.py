@@ -54,7 +54,7 @@ def test_a_run_trains_a_network_made_by_hand_and_a_random_one_too(finished: Path
 def test_all_are_of_about_equal_cost(finished: Path) -> None:
     """No width of the network made by hand, or of the random one, is nearer; by brute force."""
     target = read(finished, "cost.json")["multiply_adds"]
-    for kind in ("hand-made-0", "random-0"):
+    for kind in ("unet-0", "random-0"):
         chosen = architecture_of(finished / "compared" / kind)
         distances = {
             filters: abs(count(with_filters(chosen, filters), (40, 48), 3).multiply_adds - target)
@@ -65,7 +65,7 @@ def test_all_are_of_about_equal_cost(finished: Path) -> None:
 
 
 def test_each_is_a_run_of_its_own(finished_copy: Path) -> None:
-    child = finished_copy / "compared/hand-made-0"
+    child = finished_copy / "compared/unet-0"
     before = read(child, "evaluation_test.json")["mIoU"]
     assert segnas("evaluate", child, "split=test", "--json").json["mIoU"] == before
     assert segnas("report", child).status == 0
@@ -91,7 +91,7 @@ def test_more_seeds_are_added_to_a_finished_run(finished_copy: Path, images: Pat
 def test_a_training_that_was_cut_off_goes_on(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read(finished_copy, "comparison.json")
     shutil.rmtree(finished_copy / "compared/random-0")
-    (finished_copy / "compared/hand-made-0/retrain.json").unlink()  # its checkpoint is there
+    (finished_copy / "compared/unet-0/retrain.json").unlink()  # its checkpoint is there
     calls: list[str] = []
     plain = comparison.retrain_stage
 
@@ -101,7 +101,7 @@ def test_a_training_that_was_cut_off_goes_on(finished_copy: Path, monkeypatch: p
 
     monkeypatch.setattr(comparison, "retrain_stage", counted)
     assert segnas("run", "auto-deeplab", "--out", finished_copy, "--no-export", "--resume").status == 0
-    assert calls == ["hand-made-0", "random-0"]
+    assert calls == ["unet-0", "random-0"]
 
     def without_times(found: Any) -> Any:
         for entry in found["entries"]:
@@ -121,14 +121,29 @@ def test_none_switches_it_off(finished_copy: Path) -> None:
     assert not (finished_copy / "comparison.json").exists()
 
 
+def test_another_network_made_by_hand_is_another_training(finished_copy: Path) -> None:
+    """The figures of the U-Net are not passed off as those of the network that is asked for now."""
+    words = ("run", "auto-deeplab", "--out", finished_copy, "--no-export", "--resume", "--baseline", "deeplab-v3-plus")
+    assert segnas(*words).status == 0
+    (run,) = read(finished_copy, "comparison.json")["entries"][1]["runs"]
+    assert run["folder"] == "compared/deeplab-v3-plus-0"
+    assert read(finished_copy / run["folder"], "architecture.json")["architecture"]["family"] == "deeplab-v3-plus"
+    assert (finished_copy / "compared/unet-0").exists()
+
+
+def test_retraining_alone_compares_nothing(finished_copy: Path) -> None:
+    complaint = segnas("retrain", finished_copy, "comparison.seeds=2").complaint
+    assert complaint == "retraining compares nothing; leave out comparison.seeds=2"
+
+
 def test_the_trainings_and_their_order() -> None:
     config = replace(quick(), comparison=ComparisonConfig(baseline="deeplab-v3-plus", seeds=2))
     assert trainings(config, "auto-deeplab", "segmentation") == [
         Training("searched", "auto-deeplab", 0, "."),
-        Training("hand-made", "deeplab-v3-plus", 0, "compared/hand-made-0"),
+        Training("hand-made", "deeplab-v3-plus", 0, "compared/deeplab-v3-plus-0"),
         Training("random", "random architectures of the same space", 0, "compared/random-0"),
         Training("searched", "auto-deeplab", 1, "compared/searched-1"),
-        Training("hand-made", "deeplab-v3-plus", 1, "compared/hand-made-1"),
+        Training("hand-made", "deeplab-v3-plus", 1, "compared/deeplab-v3-plus-1"),
         Training("random", "random architectures of the same space", 1, "compared/random-1"),
     ]
     alone = replace(quick(), comparison=ComparisonConfig(random=False))

@@ -248,7 +248,9 @@ def test_the_configuration_reads_what_people_write() -> None:
     assert budget == BudgetConfig(max_multiply_adds=10**9, max_parameters=250_000, max_latency_ms=12.0, device="cuda:0")
     assert isinstance(budget.max_multiply_adds, int)
     assert budget.limits == {"max_parameters": 250_000, "max_multiply_adds": 10**9, "max_latency_ms": 12.0}
-    assert override(budget, ["max_latency_ms=null"]).max_latency_ms is None
+    assert override(budget, ["max_latency_ms=null", "device=''"]).max_latency_ms is None
+    with pytest.raises(UserError, match="device says where max_latency_ms counts, which is not set"):
+        override(budget, "max_latency_ms=null")
     assert BudgetConfig(**to_dict(budget)) == budget
     for wrong in ("max_parameters=0", "max_parameters=1.5", "max_latency_ms=-1", "max_latency_ms=.inf", "max_multiply_adds=lots"):
         with pytest.raises(UserError, match=wrong.split("=")[0]) as error:

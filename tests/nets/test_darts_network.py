@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from segnas.costs.counts import count
+from segnas.errors import UserError
 from segnas.nets.build import build
 from segnas.nets.darts import Cell, DartsNetwork
 from segnas.spaces.darts import reductions
@@ -102,3 +103,17 @@ def test_drop_path_spares_identities_alone_and_keeps_alike_in_all_cells():
     assert not torch.equal(first, second)
     network.set_drop_path(0.8, 0.0)
     assert torch.equal(network(torch.ones(2, 3, 32, 32)), network(torch.ones(2, 3, 32, 32)))
+
+
+AUXILIARY = [("cifar", 32, True), ("cifar", 48, False), ("cifar", 20, False), ("imagenet", 32, False)]
+
+
+@pytest.mark.parametrize(("form", "size", "fits"), AUXILIARY)
+def test_an_auxiliary_head_for_other_images_is_refused_in_one_line(form, size, fits):
+    network = build(architecture("DARTS_V1", form=form, channels=2, layers=3), 3).train()
+    network.add_auxiliary_head(3)
+    if fits:
+        assert len(network(torch.randn(2, 3, size, size))) == 2
+        return
+    with pytest.raises(UserError, match=f"not made for images of {size}x{size}; set retrain.auxiliary_weight=0"):
+        network(torch.randn(2, 3, size, size))
