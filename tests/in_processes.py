@@ -15,6 +15,7 @@ from segnas.runs.progress import console
 from segnas.training.device import disconnect
 
 PATIENCE = 60.0  # seconds
+LINGER = 1.0  # seconds that a failing rank 0 lives on: the others may still be connecting to its store, which torchrun would hold
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def _run(folder: Path, rank: int, count: int, port: int, work: Callable[[], Any]
         disconnect()
     except BaseException as error:
         outcome = Ended(error=error)
+        if rank == 0:
+            time.sleep(LINGER)
     try:
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(outcome))
     finally:
