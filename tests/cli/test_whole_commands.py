@@ -82,7 +82,8 @@ def test_ctrl_c_in_every_stage_and_the_printed_commands_lead_to_the_same_run(ima
 
 def test_ctrl_c_before_the_search_leaves_nothing(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["search", "auto-deeplab", "--data", images, *TINY, "device.accelerator=auto", "--out", out]
+    slow = ["search.crop=[225,225]", "search.layers=4", "search.filters=8"]  # seconds between that line and the first file
+    words = ["search", "auto-deeplab", "--data", images, *TINY, *slow, "device.accelerator=auto", "--out", out]
     status, lines = stopped(words, "device: ")
     assert (status, lines[-1]) == (130, "segnas: stopped")
     assert not out.exists()
