@@ -13,7 +13,7 @@ from typing import Any
 
 from segnas.config import replace
 from segnas.costs.budget import nearest_multiply_adds
-from segnas.errors import UserError
+from segnas.errors import Diverged, UserError
 from segnas.plans import Plan
 from segnas.runs.progress import console
 from segnas.runs.run import Run
@@ -28,6 +28,7 @@ from segnas.training.evaluate import file_name
 from segnas.workplace import Workplace, beside
 
 HAND_MADE: dict[str, type] = {"unet": UNet, "deeplab-v3-plus": DeepLabV3Plus, "resnet": ResNet}
+FAILED = "failed.json"  # of a training that diverged: it is not tried again
 AUTO = {"segmentation": "unet", "classification": "resnet"}
 
 
@@ -83,12 +84,22 @@ def compare(place: Workplace) -> None:
         console.print(f"compared with: {training.name}, seed {_seed(place, training)}")
         with child(place, training, architecture) as inner:
             architecture_stage(inner, architecture, {"from": training.kind, "compared_with": identity(found)})
-            retrain_stage(inner)
-            evaluate_splits(inner)
-            if inner.device.is_global_zero:
-                latency_stage(inner)
-            inner.device.barrier()  # nobody else computes while it is timed
+            _train_and_score(inner)
         summarize(place)
+
+
+def _train_and_score(inner: Workplace) -> None:
+    """All that a training of the comparison leaves; one that diverges leaves its reason instead, and does not end the others."""
+    try:
+        retrain_stage(inner)
+    except Diverged as error:
+        inner.run.write_json(FAILED, {"reason": str(error)})
+        console.print(f"failed: {error}")
+        return
+    evaluate_splits(inner)
+    if inner.device.is_global_zero:
+        latency_stage(inner)
+    inner.device.barrier()  # nobody else computes while it is timed
 
 
 def child(place: Workplace, training: Training, architecture: Architecture) -> Any:
@@ -122,6 +133,8 @@ def _architecture(place: Workplace, training: Training, target: int) -> Architec
 
 def _is_done(place: Workplace, training: Training) -> bool:
     run, main = Run(place.run.path / training.folder), place.config.evaluation
+    if run.has(FAILED):
+        return True
     files = [file_name(replace(main, split=split), main) for split in splits_of(place)]
     return all(run.has(name) for name in ("retrain.json", "latency.json", *files))
 
@@ -133,14 +146,16 @@ def summarize(place: Workplace) -> None:
     for training in trainings(config, place.plan.system, place.dataset.task):
         about = {"kind": training.kind, "name": training.name, "note": _note(place, training)}
         entry = entries.setdefault(training.kind, {**about, "runs": []})
-        if _is_done(place, training) or training.folder == ".":
+        if Run(place.run.path / training.folder).has(FAILED):
+            entry["note"] = f"{entry['note']}; seed {_seed(place, training)} failed: its loss became no number".removeprefix("; ")
+        elif _is_done(place, training) or training.folder == ".":
             seed = _seed(place, training)
             entry["runs"].append({"seed": seed, "folder": training.folder, **_figures(place, training, metric)})
     protocol = (
         "Every network is trained from scratch with the same recipe, steps, images and seeds, at the width whose multiply-adds "
         "are nearest to those of the network that was found; none of them was tuned."
     )
-    finished = [entry for entry in entries.values() if entry["runs"]]
+    finished = [entry for entry in entries.values() if entry["runs"] or entry["note"].endswith("no number")]
     place.run.write_json(
         "comparison.json", {"metric": metric, "protocol": protocol, "seeds": config.comparison.seeds, "entries": finished}
     )

@@ -20,6 +20,10 @@ class Disconnected(UserError):
     """Another process of the command ended, and what is computed together cannot go on; that process says why."""
 
 
+class Diverged(UserError):
+    """A training whose loss or weights are no numbers any more. Every process of a run raises it at the same step."""
+
+
 class Interrupted(Exception):
     """Ctrl-C (or SIGTERM) was met between two steps and everything was saved. `str(error)` says how to go on."""
 

@@ -96,6 +96,7 @@ class SupernetSearch(ABC):
         config: SupernetConfig = job.config.search
         self.config, self.job = config, job
         self.task = tasks[job.dataset.task]
+        job.device.require_right_gradients()
         self.supernet = job.device.place(supernet)
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())

@@ -26,7 +26,7 @@ from segnas.data.loading import Batch, TrainingBatches
 from segnas.data.memory import in_memory
 from segnas.data.statistics import class_pixels, median_frequency_weights
 from segnas.data.transforms import DataConfig, Normalization
-from segnas.errors import Interrupted, UserError
+from segnas.errors import Diverged, Interrupted, UserError
 from segnas.nets.build import build
 from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
@@ -124,6 +124,7 @@ class Retraining:
     ) -> None:
         """weights: a model file to start from instead of random weights (UserError when they do not fit)."""
         require_task(architecture, dataset)
+        device.require_right_gradients()
         if config.validate_every and not dataset.splits.get("val"):
             raise UserError(f"the data set {dataset.name} has no split 'val' to validate on; set retrain.validate_every=0")
         self.config, self.device, self.seed = config, device, seed
@@ -231,10 +232,10 @@ class Retraining:
         self.unread.clear()
         return self.losses
 
-    def diverged(self, what: str, step: int) -> UserError:
+    def diverged(self, what: str, step: int) -> Diverged:
         """The error to raise when training ran away."""
         rate = learning_rate(self.config, step - 1, self.steps)
-        return UserError(
+        return Diverged(
             f"{what} at step {step} of retraining (learning rate {rate:.3g}); start again with a lower retrain.learning_rate, "
             "retrain.clip_norm=5 or device.precision=32 (the last checkpoint is kept)"
         )

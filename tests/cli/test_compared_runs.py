@@ -14,7 +14,7 @@ from segnas import comparison
 from segnas.comparison import Training, require_baseline, trainings
 from segnas.config import replace
 from segnas.costs.counts import count
-from segnas.errors import UserError
+from segnas.errors import Diverged, UserError
 from segnas.spaces.architecture import from_json, identity
 from segnas.spaces.width import filters_of, smallest_filters, with_filters
 from segnas.systems.auto_deeplab import quick
@@ -129,6 +129,27 @@ def test_another_network_made_by_hand_is_another_training(finished_copy: Path) -
     assert run["folder"] == "compared/deeplab-v3-plus-0"
     assert read(finished_copy / run["folder"], "architecture.json")["architecture"]["family"] == "deeplab-v3-plus"
     assert (finished_copy / "compared/unet-0").exists()
+
+
+def test_a_training_that_diverges_does_not_end_the_others(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(finished_copy / "compared")
+    plain = comparison.retrain_stage
+
+    def diverging(place: Any) -> Any:
+        if place.run.path.name == "unet-0":
+            raise Diverged("the loss is no number at step 2")
+        return plain(place)
+
+    monkeypatch.setattr(comparison, "retrain_stage", diverging)
+    words = ("run", "auto-deeplab", "--out", finished_copy, "--no-export", "--resume")
+    assert segnas(*words).status == 0
+    by_hand, random = read(finished_copy, "comparison.json")["entries"][1:]
+    assert (by_hand["runs"], by_hand["note"]) == ([], "seed 0 failed: its loss became no number")
+    assert len(random["runs"]) == 1
+    assert read(finished_copy / "compared/unet-0", "failed.json")["reason"] == "the loss is no number at step 2"
+    assert "seed 0 failed" in (finished_copy / "report.html").read_text()
+    monkeypatch.setattr(comparison, "retrain_stage", lambda place: pytest.fail("it is not tried again"))
+    assert segnas(*words).status == 0
 
 
 def test_retraining_alone_compares_nothing(finished_copy: Path) -> None:

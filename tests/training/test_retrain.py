@@ -194,10 +194,11 @@ def test_stopping_in_the_last_step_still_finishes(
     assert_same(tmp_path, uninterrupted)
 
 
-def test_channels_last_bf16_and_adamw_resume_to_the_same_bits(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"channels_last": True}])
+def test_bf16_channels_last_and_adamw_resume_to_the_same_bits(
+    settings: dict[str, Any], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = launch(DeviceConfig(accelerator="cpu", precision="bf16", channels_last=True))
+    device = launch(DeviceConfig(accelerator="cpu", **settings))
     config = RetrainConfig(steps=5, batch_size=2, optimizer="adamw", learning_rate=0.01, decay_all=False, validate_every=0)
     train(tmp_path / "whole", config, device)
     with monkeypatch.context() as patch:
@@ -206,6 +207,12 @@ def test_channels_last_bf16_and_adamw_resume_to_the_same_bits(
             train(tmp_path / "stopped", config, device)
     train(tmp_path / "stopped", config, device)
     assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_gradients_that_torch_gets_wrong_are_not_trained_with(train: Train, tmp_path: Path) -> None:
+    device = launch(DeviceConfig(accelerator="cpu", precision="bf16", channels_last=True))
+    with pytest.raises(UserError, match="bfloat16 gradients of dilated convolutions are wrong with channels_last=true"):
+        train(tmp_path, RetrainConfig(steps=5, batch_size=2, validate_every=0), device)
 
 
 def test_what_is_written(uninterrupted: Path, drawn: Dataset, architecture: AutoDeepLab) -> None:
