@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segnas.data.base import Dataset, FromFiles
-from segnas.data.formats import FORMATS, find_reader, split_prefix
+from segnas.data.formats import FORMATS, at_home, find_reader, split_prefix
 from segnas.errors import UserError
 
 DEMO = "demo"
@@ -42,7 +42,8 @@ def absolute_data(data: str) -> str:
     if data == DEMO:
         return data
     name, path = split_prefix(data)
-    return f"{name}:{path.expanduser().absolute()}" if name else str(path.expanduser().absolute())
+    path = at_home(path).absolute()
+    return f"{name}:{path}" if name else str(path)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from segnas.data.base import IGNORE, Classes, palette, readers
+from segnas.data.base import IGNORE, Classes, palette
 from segnas.data.classes import CLASS_FILE
 from segnas.data.layouts import Layout, Pair, pairs_of
 from segnas.data.masks import MaskTable
@@ -39,7 +39,6 @@ SHAPE = f"{FOLDER}/ with {IMAGES}/{{training,validation}}/ and {MASKS}/{{trainin
 SPLITS = {"train": "training", "val": "validation"}
 
 
-@readers.register("ade20k")
 class Ade20k(PairedFiles):
     """The set in the folder ADEChallengeData2016, or in the one that holds it.
 

@@ -6,14 +6,12 @@ code knows how a set numbers its classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-
-from segnas.errors import Registry
 
 IGNORE = 255  # the train id of pixels that count nowhere: not in the loss, not in any metric, not in the class weights
 
@@ -90,9 +88,6 @@ class Reader(Dataset, FromFiles, Protocol):
     def recognises(path: Path) -> Path | None:
         """The folder of the set that `path` is or directly holds, judged by a few names; None when it is no such set."""
         ...
-
-
-readers: Registry[Callable[..., Dataset]] = Registry("data format")
 
 
 def palette(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segnas.data.base import Classes, Sample, palette, readers
+from segnas.data.base import Classes, Sample, palette
 from segnas.data.cifar10_files import ARCHIVES, BATCHES, SIDE, Images, read_archive, read_batches, read_label_names
 from segnas.data.layouts import has_layout
 from segnas.errors import UserError
@@ -28,7 +28,6 @@ SHAPE = f"{BATCH_FOLDER}/ with data_batch_1 to data_batch_5 and test_batch, or {
 HELD_OUT = 10  # one in so many training images is in val
 
 
-@readers.register("cifar10")
 class Cifar10:
     """The set in the folder of the batches or of the npz files, or in the one that holds cifar-10-batches-py or full_jpeg.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segnas.data.base import IGNORE, Classes, readers
+from segnas.data.base import IGNORE, Classes
 from segnas.data.layouts import Layout, Pair
 from segnas.data.masks import MaskTable
 from segnas.data.paired import PairedFiles, PublishedMasks, matched, named_files, require_folders
@@ -49,7 +49,6 @@ SHAPE = f"{IMAGES}/{{train,val}}/CITY/*{IMAGE} and {LABELS}/{{train,val}}/CITY/*
 LOOKED_AT = 16  # labels of test that are looked at for a pixel that counts
 
 
-@readers.register("cityscapes")
 class Cityscapes(PairedFiles):
     """The set in the folder that holds leftImg8bit and gtFine.
 

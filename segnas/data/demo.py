@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segnas.data.base import Classes, Sample, readers
+from segnas.data.base import Classes, Sample
 from segnas.data.demo_scene import draw_scene
 from segnas.errors import UserError
 from segnas.randomness import numpy_generator
@@ -31,7 +31,6 @@ CLASSES = Classes(
 SMALLEST = 32  # pixels a side
 
 
-@readers.register("demo")
 class Demo:
     """Street scenes drawn on demand: sample `index` of `split` is a function of (seed, split, index) and the size alone.
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from segnas.data.base import readers
 from segnas.data.classes import BINARY, CLASS_FILE, black_and_white, found_class_table, read_class_file
 from segnas.data.layouts import SHAPE, find_layout, has_layout
 from segnas.data.masks import find_values, has_palette
 from segnas.data.paired import PairedFiles
 
 
-@readers.register("folder")
 class Folder(PairedFiles):
     """The data set in a folder; see layouts.py for the arrangements, classes.py for the class file.
 

@@ -26,13 +26,21 @@ BESIDE = 100  # folders in a path that are looked at for sets
 def find_reader(data: str) -> tuple[type[Reader], Path]:
     """The reader of what `data` names, and the folder to read; raises UserError when none was named and none is found."""
     name, path = split_prefix(data)
-    path = path.expanduser()
+    path = at_home(path)
     try:
         if name:
             return FORMATS[name], _forced(name, path)
         return _detected(path)
     except OSError as error:
         raise UserError(f"cannot look into {error.filename or path}: {error.strerror}") from None
+
+
+def at_home(path: Path) -> Path:
+    """The path with `~` and `~name` replaced; raises UserError for a user who has no home here."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"there is no home folder for {path.parts[0]}; write the path in full") from None
 
 
 def split_prefix(data: str) -> tuple[str, Path]:

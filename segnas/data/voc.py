@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from segnas.data.base import IGNORE, Classes, palette, readers
+from segnas.data.base import IGNORE, Classes, palette
 from segnas.data.layouts import Layout, Pair, read_list
 from segnas.data.masks import MaskTable
 from segnas.data.paired import PairedFiles, PublishedMasks, require_folders
@@ -29,7 +29,6 @@ SHAPE = f"VOCdevkit/VOC2012/ with {IMAGES}/, {MASKS}/ and {LISTS}/"
 YEAR = re.compile(r"VOC20\d\d")
 
 
-@readers.register("voc")
 class Voc(PairedFiles):
     """The set in a VOC20xx folder, in VOCdevkit (the newest year in it), or in the folder that holds VOCdevkit.
 
