@@ -84,11 +84,16 @@ def compare(place: Workplace) -> None:
         console.print(f"compared with: {training.name}, seed {_seed(place, training)}")
         with child(place, training, architecture) as inner:
             architecture_stage(inner, architecture, {"from": training.kind, "compared_with": identity(found)})
-            _train_and_score(inner)
+            _train_and_score(inner, _label(training))
         summarize(place)
 
 
-def _train_and_score(inner: Workplace) -> None:
+def _label(training: Training) -> str:
+    """A short name before the figures of a training."""
+    return "random architecture" if training.kind == "random" else training.name
+
+
+def _train_and_score(inner: Workplace, name: str) -> None:
     """All that a training of the comparison leaves; one that diverges leaves its reason instead, and does not end the others."""
     try:
         retrain_stage(inner)
@@ -96,9 +101,9 @@ def _train_and_score(inner: Workplace) -> None:
         inner.run.write_json(FAILED, {"reason": str(error)})
         console.print(f"failed: {error}")
         return
-    evaluate_splits(inner)
+    evaluate_splits(inner, name)
     if inner.device.is_global_zero:
-        latency_stage(inner)
+        latency_stage(inner, name)
     inner.device.barrier()  # nobody else computes while it is timed
 
 
@@ -128,7 +133,8 @@ def _architecture(place: Workplace, training: Training, target: int) -> Architec
         architecture = typical(replace(place.config, seed=_seed(place, training) + 1))
     if family_of(architecture) not in widths:  # a family of one's own that has but one width
         return architecture
-    return nearest_multiply_adds(architecture, target, place.seen_size(), len(place.dataset.classes))
+    limits = place.config.budget.limits
+    return nearest_multiply_adds(architecture, target, place.seen_size(), len(place.dataset.classes), limits)
 
 
 def _is_done(place: Workplace, training: Training) -> bool:

@@ -20,7 +20,7 @@ from segnas.spaces.width import filters_of, widths
 from segnas.systems.base import Job, load_system
 from segnas.tasks import tasks
 from segnas.training.device import Device
-from segnas.training.preflight import SMALLEST, Measurement, Size, measure, require_disk, seconds_of
+from segnas.training.preflight import SMALLEST, Measurement, Size, measure, require_disk, seconds_of, seconds_to_save
 from segnas.training.retrain import Retraining
 from segnas.training.timing import latency_meter
 
@@ -28,7 +28,10 @@ DISK_BYTES = 64 * 2**20  # of a run besides its checkpoints: panels, report, ONN
 GIB = 2**30
 CANDIDATES = 4  # random architectures that a budget is held against before a search
 BISECTIONS = 30
-TIME_USED = 0.9  # of a time limit: the rest is for evaluation, export, and steps that take longer than those measured
+TIME_USED = 0.9  # of a time limit: the rest is for steps that take longer than those measured
+EXPORT_SECONDS = 8.0  # of a small network on a small machine, its check on 20 images included
+LATENCY_SECONDS = 1.0  # of a network of milliseconds
+ROUNDING = 1.02  # times the steps: more than that is time for something else
 
 
 def typical_of(asked: Plan, todo: Sequence[str], count: int = 1) -> list[Architecture]:
@@ -112,23 +115,36 @@ def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", key)
     measured = measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
     measured = measured.with_loading(loading, job.config.data.workers)
-    if config.validate_every:
-        validations = -(-this.epochs // config.validate_every)
-        measured = dataclasses.replace(measured, seconds=measured.seconds + validations * this.seconds_of_validation())
-    return dataclasses.replace(measured, epochs=None if config.steps else config.epochs)
+    splits = {split: len(images) for split, images in job.dataset.splits.items()}
+    of_image = this.seconds_of_scoring(job.dataset, job.config.evaluation.split) / splits[job.config.evaluation.split]
+    validations = -(-this.epochs // config.validate_every) if config.validate_every else 0
+    seconds = measured.seconds + validations * of_image * splits.get("val", 0) + this.epochs * seconds_to_save(this.state())
+    scoring = of_image * sum(splits.get(split, 0) for split in {job.config.evaluation.split, "test"})
+    return dataclasses.replace(measured, seconds=seconds, scoring=scoring, epochs=None if config.steps else config.epochs)
 
 
-def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, networks: int) -> None:
-    """Say what the run will take, with so many trainings of the kind that was measured; UserError for too little disk."""
+def afterwards(measured: Sequence[Measurement], networks: int, exported: bool) -> float:
+    """About how many seconds the run takes apart from search and training: to score and time each network, and to export one."""
+    scoring = sum(stage.scoring for stage in measured) + LATENCY_SECONDS
+    return networks * scoring + (EXPORT_SECONDS if exported else 0.0)
+
+
+def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, networks: int, apart: float) -> None:
+    """Say what the run will take, with so many trainings of the kind that was measured and `apart` seconds besides (see
+    `afterwards`); UserError for too little disk."""
     if not measured:
         return
     available = available_memory(job.device.device) / GIB
     for stage in measured:
         stage = lengthened(stage, asked.config)
         several = f" x {networks} networks" if networks > 1 and stage.stage == "retrain" else ""
-        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps} = {duration(stage.seconds)}{several}"
-        console.print(f"{what}, peak memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
-    console.print(f"about {duration(whole_time(measured, asked.config, networks))} in all, evaluation and export apart")
+        steps = stage.seconds_per_step * stage.steps
+        more = " + scores" if stage.seconds > ROUNDING * steps else ""
+        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps}{more} = {duration(stage.seconds)}{several}"
+        console.print(f"{what}, memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
+    begun = any((job.run.path / "checkpoints").glob("*.pt"))
+    since = ", counted from its start" if begun else ""
+    console.print(f"about {duration(whole_time(measured, asked.config, networks) + apart)} in all{since}")
     state = max(stage.state_bytes for stage in measured)
     require_disk(job.run.path, DISK_BYTES * max(1, networks) + (2 + networks) * state)
 
@@ -150,9 +166,12 @@ def whole_time(measured: Sequence[Measurement], config: Any, networks: int) -> f
     return sum(stage.seconds * (networks if stage.stage == "retrain" else 1) for stage in stages)
 
 
-def sized_to_time(asked: Plan, measured: Sequence[Measurement], networks: int, device: Device) -> tuple[Plan, dict[str, Any]]:
+def sized_to_time(
+    asked: Plan, measured: Sequence[Measurement], networks: int, device: Device, apart: float = 0.0
+) -> tuple[Plan, dict[str, Any]]:
     """The plan with lengths of search and retraining that fit its time limit, in the preset's proportion; and time.json.
 
+    apart: seconds of the limit that evaluation, export and the like will take (see `afterwards`).
     A stage that is not to be done, and so was not measured, keeps its length. Raises UserError with the shortest time that
     would do.
     """
@@ -169,11 +188,13 @@ def sized_to_time(asked: Plan, measured: Sequence[Measurement], networks: int, d
             return longer
         return replace(longer, retrain=replace(longer.retrain, epochs=max(1, int(longer.retrain.epochs * factor))))
 
-    usable, shortest = TIME_USED * limit, whole_time(measured, sized(0.0), networks)
+    apart = device.gather(apart)[0]
+    usable, shortest = TIME_USED * limit - apart, whole_time(measured, sized(0.0), networks)
     if device.gather(shortest)[0] > usable:
-        needed = duration(math.ceil(shortest / TIME_USED)).replace(" ", "")
+        needed = duration(math.ceil((shortest + apart) / TIME_USED)).replace(" ", "")
+        also = f", evaluation and export {duration(apart)}" if apart else ""
         raise UserError(
-            f"{duration(limit)} are too short: an epoch or two of each stage take {duration(shortest)}; "
+            f"{duration(limit)} are too short: an epoch or two of each stage take {duration(shortest)}{also}; "
             f"use --time {needed} or more, a smaller preset, or --baseline none"
         )
     low, high = 0.0, usable / whole_time(measured, config, networks) + 1  # for the first there is time
@@ -182,7 +203,7 @@ def sized_to_time(asked: Plan, measured: Sequence[Measurement], networks: int, d
         low, high = (middle, high) if whole_time(measured, sized(middle), networks) <= usable else (low, middle)
     chosen = sized(device.gather(low)[0])
     planned_seconds = whole_time(measured, chosen, networks)
-    told = {"asked_seconds": limit, "used_seconds": None, "forecast_seconds": planned_seconds}
+    told = {"asked_seconds": limit, "used_seconds": None, "forecast_seconds": planned_seconds + apart}
     if "search" in stages:
         told["search_epochs"] = [config.search.epochs, chosen.search.epochs]
     if "retrain" in stages:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -40,9 +41,13 @@ def print_figures(figures: Mapping[str, Any], as_json: bool, written: str) -> No
         print_json({**figures, "written": written})
         return
     for name, value in figures.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {formatted(item)}" for key, item in value.items())
-        print(f"{name:26} {formatted(value)}")
+        if isinstance(value, Mapping):  # a line each, so that none is wider than a terminal
+            lines = [f"{key} {formatted(item)}" for key, item in value.items()]
+        else:
+            lines = [formatted(value)]
+        for line in lines or ["-"]:
+            print(f"{name:26} {line}")
+            name = ""
     print(written)
 
 
@@ -105,8 +110,21 @@ def summary(run_directory: Path) -> dict[str, Any]:
         figures |= {"parameters": cost["parameters"], "multiply_adds": cost["multiply_adds"]}
     if found.has("latency.json"):
         figures["latency_ms"] = found.read_json("latency.json")["median_ms"]
+    if found.has("comparison.json"):
+        comparison = found.read_json("comparison.json")
+        for entry in comparison["entries"]:
+            means = _means([run["scores"] for run in entry["runs"]])
+            if entry["kind"] != "searched" and means:
+                name = "random" if entry["kind"] == "random" else entry["name"]
+                figures[f"compared_{name}"] = {f"{comparison['metric']}_{split}": mean for split, mean in means.items()}
     if found.has("parity.json"):
         figures["largest_logit_difference"] = found.read_json("parity.json")["largest_logit_difference"]
     if found.has("timing.json"):
         figures["seconds"] = found.read_json("timing.json")
     return figures
+
+
+def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each split's figures over the trainings that have one."""
+    splits = dict.fromkeys(split for one in scores for split in one)
+    return {split: fmean(one[split] for one in scores if split in one) for split in splits}

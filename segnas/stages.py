@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from segnas.config import replace
+from segnas.costs.budget import MOST
 from segnas.costs.counts import count
 from segnas.costs.latency import measure_onnx_latency
 from segnas.data.statistics import evenly_spaced
 from segnas.errors import UserError
 from segnas.export import Parity, export_onnx, stored_parameters
 from segnas.forecast import within_budget
-from segnas.runs.progress import console
+from segnas.runs.progress import console, duration
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
 from segnas.systems.base import load_system
@@ -46,7 +47,9 @@ def architecture_stage(place: Workplace, architecture: Architecture, provenance:
     if place.config.budget.limits:
         fitted = within_budget(architecture, place.job)
         place.run.write_json("budget.json", fitted.to_json())
-        console.print(f"scaled from {fitted.filters_before} to {fitted.filters} filters, the most that the budget allows")
+        widest = fitted.filters == MOST * fitted.filters_before
+        why = f"{MOST} times its own width; a network is widened no further" if widest else "the most that the budget allows"
+        console.print(f"scaled from {fitted.filters_before} to {fitted.filters} filters, {why}")
         scaled = {"scaled_from": identity(architecture), "filters": [fitted.filters_before, fitted.filters]}
         content = {
             "architecture": to_json(fitted.architecture),
@@ -98,14 +101,17 @@ def evaluate_stage(place: Workplace, config: EvaluationConfig) -> Evaluation:
         return evaluate(model, place.dataset, config, place.device, place.run, place.config.evaluation)
 
 
-def evaluate_splits(place: Workplace) -> None:
-    """The split of the configuration, and "test" where there is one; those whose file is there are skipped."""
+def evaluate_splits(place: Workplace, name: str = "") -> None:
+    """The split of the configuration, and "test" where there is one; those whose file is there are skipped.
+
+    name: of a network that is not the run's own, said before its figures.
+    """
     main = place.config.evaluation
     for split in splits_of(place):
         config = replace(main, split=split)
         if not place.has(file_name(config, main)):
             found = evaluate_stage(place, config).figures
-            console.print(f"{split}: {'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
+            console.print(f"{name} {split}: ".lstrip() + f"{'  '.join(f'{name} {value:.2f}' for name, value in found.items())}")
 
 
 def splits_of(place: Workplace) -> tuple[str, ...]:
@@ -113,7 +119,7 @@ def splits_of(place: Workplace) -> tuple[str, ...]:
     return tuple(dict.fromkeys([place.config.evaluation.split, *(["test"] if "test" in place.dataset.splits else [])]))
 
 
-def latency_stage(place: Workplace) -> None:
+def latency_stage(place: Workplace, name: str = "") -> None:
     """latency.json: of the trained network, under the run's conditions."""
     if place.run.has("latency.json"):
         return
@@ -122,7 +128,7 @@ def latency_stage(place: Workplace) -> None:
     with timed(place.run, "latency"):
         measured = measure_trained(model, (1, 3, *place.seen_size()), **conditions, time_limit_s=10)
     place.run.write_json("latency.json", measured.to_json())
-    console.print(f"latency: {measured.median_ms:.1f} ms on {measured.device}")
+    console.print(f"{name} latency: ".lstrip() + f"{measured.median_ms:.1f} ms on {measured.device}")
 
 
 def export_stage(place: Workplace, size: tuple[int, int] | None) -> Parity:
@@ -182,5 +188,7 @@ def _exported(place: Workplace, size: tuple[int, ...], limits: Mapping[str, Any]
 def time_stage(place: Workplace) -> None:
     """time.json once more, with the seconds that all stages took together."""
     if place.run.has("time.json"):
-        used = sum(place.run.read_json("timing.json").values())
-        place.run.write_json("time.json", {**place.run.read_json("time.json"), "used_seconds": used})
+        used, told = sum(place.run.read_json("timing.json").values()), place.run.read_json("time.json")
+        place.run.write_json("time.json", {**told, "used_seconds": used})
+        if used > told["asked_seconds"]:
+            console.print(f"note: the run took {duration(used)}, and --time allowed {duration(told['asked_seconds'])}")

@@ -21,7 +21,7 @@ from segnas.data.statistics import measure_normalization
 from segnas.data.transforms import Normalization, seen_size
 from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
-from segnas.forecast import forecast, preflight, require_budget, require_export_size, sized_to_time, typical_of
+from segnas.forecast import afterwards, forecast, preflight, require_budget, require_export_size, sized_to_time, typical_of
 from segnas.plans import Plan, command, planned
 from segnas.processes import is_first
 from segnas.runs.progress import console
@@ -110,10 +110,12 @@ def opened(
     job = Job(asked.config, dataset, normalization, Run(out), device)
     require_budget(asked, job, todo, architecture)
     measured = preflight(asked, job, todo, architecture)
+    networks = others(asked.config) + ("retrain" in todo)
+    apart = afterwards(measured, networks, "export" in todo)
     if asked.config.time_limit is not None and not begun:
-        asked, sizes = sized_to_time(asked, measured, others(asked.config) + ("retrain" in todo), device)
+        asked, sizes = sized_to_time(asked, measured, networks, device, apart)
         job = dataclasses.replace(job, config=asked.config)
-    forecast(measured, asked, job, others(asked.config) + ("retrain" in todo))
+    forecast(measured, asked, job, networks, apart)
     device.barrier()  # all have looked at the folder before rank 0 writes into it
     run = Run.create(out, asked.to_dict(), resume)
     try:

@@ -184,8 +184,14 @@ def require_possible(
         raise UserError(_refusal("the smallest width of a network that the search may find", costs, limits, size))
 
 
-def nearest_multiply_adds(architecture: Architecture, target: int, size: tuple[int, int], num_classes: int) -> Architecture:
-    """`architecture` at the width whose multiply-adds are nearest to `target`, the narrower of two that are equally near."""
+def nearest_multiply_adds(
+    architecture: Architecture, target: int, size: tuple[int, int], num_classes: int, limits: Mapping[str, float] | None = None
+) -> Architecture:
+    """`architecture` at the width whose multiply-adds are nearest to `target`, the narrower of two that are equally near.
+
+    limits: of a budget; those on parameters and multiply-adds are kept, unless the smallest width exceeds them.
+    """
+    counted = {name: limit for name, limit in (limits or {}).items() if name != "max_latency_ms"}
     meter = _Meter(size, num_classes)
 
     def multiply_adds(filters: int) -> int:
@@ -194,6 +200,12 @@ def nearest_multiply_adds(architecture: Architecture, target: int, size: tuple[i
     smallest = smallest_filters(architecture)
     below = largest_that(lambda filters: multiply_adds(filters) <= target, smallest, filters_of(architecture))
     candidates = (smallest,) if below is None else (below, below + 1)
+    if any(_exceeded(meter.costs(with_filters(architecture, filters), False), counted) for filters in candidates):
+
+        def within(filters: int) -> bool:
+            return not _exceeded(meter.costs(with_filters(architecture, filters), False), counted)
+
+        candidates = (largest_that(within, smallest, candidates[0], candidates[-1]) or smallest,)
     return with_filters(architecture, min(candidates, key=lambda filters: abs(multiply_adds(filters) - target)))
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from segnas.report.comparison import score_in_words
+from segnas.report.comparison import EQUAL_COST, Comparison, Entry, score_in_words
 from segnas.report.information import Evaluation, Information, Search, SearchEpoch
-from segnas.report.limits import excess_in_words
-from segnas.report.markup import listing, percent, plural, three_digits
+from segnas.report.limits import Excess, excess_in_words
+from segnas.report.markup import count, listing, percent, plural, three_digits
+from segnas.runs.progress import duration
 
 Level = Literal["problem", "caution", "note"]
 ORDER: tuple[Level, ...] = ("problem", "caution", "note")
@@ -95,7 +96,10 @@ def _export(information: Information) -> Iterator[Caution]:
 
 
 def _budget(information: Information) -> Iterator[Caution]:
-    budget = information.budget
+    budget, time = information.budget, information.time_limit
+    if time is not None and time.used_seconds is not None and time.used_seconds > time.asked_seconds:
+        used, asked = duration(time.used_seconds), duration(time.asked_seconds)
+        yield Caution("note", f"The run took {used}; it was to take {asked}.")
     if budget is None:
         return
     exceeded = list(budget.exceeded())
@@ -120,12 +124,30 @@ def _comparison(information: Information) -> Iterator[Caution]:
             figures = f"{score_in_words(searched, split)} {comparison.metric} against {score_in_words(baseline, split)}"
             lesson = "the search found nothing better than chance" if baseline.kind == "random" else "the simpler network will do"
             yield Caution("caution", f"The searched network does not beat {baseline.shown} on {split}: {figures}; {lesson}.")
+    yield from _unlike(information, comparison, searched)
     if comparison.one_seed:
         text = "Searched network and baselines are compared by one seed: differences of a point or two are within chance."
         yield Caution("note", text)
     if comparison.seeds > 1 and comparison.unfinished:
         missing = listing(f"{entry.shown} has {comparison.seeds_of(entry)}" for entry in comparison.unfinished)
         yield Caution("note", f"The comparison with baselines is not finished: {missing}.")
+
+
+def _unlike(information: Information, comparison: Comparison, searched: Entry) -> Iterator[Caution]:
+    """Baselines that cost something else than the searched network, or more than the budget that it keeps."""
+    ours = searched.multiply_adds
+    for entry in (entry for entry in comparison.entries if entry.kind != "searched"):
+        theirs = entry.multiply_adds
+        if ours and theirs and abs(theirs - ours) > EQUAL_COST * ours:
+            more = f"{abs(theirs / ours - 1):.0%} {'more' if theirs > ours else 'fewer'}"
+            text = f"{entry.shown}: {count(theirs)} multiply-adds, {more} than the searched network; no width comes nearer"
+            yield Caution("caution", f"{text}, so part of the difference may be due to that.")
+        for name, limit in (information.budget.limits if information.budget else {}).items():
+            costs = [getattr(run, name.removeprefix("max_")) for run in entry.runs]
+            most = max((cost for cost in costs if cost is not None), default=0)
+            if most > limit.limit:
+                excess = excess_in_words(Excess(name, entry.shown, most, limit.limit))
+                yield Caution("caution", f"A baseline does not keep the budget: {excess}.")
 
 
 def _search(information: Information) -> Iterator[Caution]:

@@ -33,7 +33,7 @@ from segnas.spaces.architecture import Architecture, from_json, identity, to_jso
 from segnas.systems.base import Job
 from segnas.tasks import tasks
 from segnas.tasks.base import confusion_matrix, scores
-from segnas.training.preflight import Measurement, Size, measure, seconds_of
+from segnas.training.preflight import Measurement, Size, measure, seconds_of, seconds_to_save
 
 
 @configuration
@@ -242,7 +242,12 @@ def search(this: SupernetSearch) -> Architecture:
     back = this.returns_to()
     if back is not None:
         console.print(f"the search ended after epoch {this.epoch} of {config.epochs} and returns to epoch {back}")
-    return from_json(chosen(this)["architecture"])
+    kept, reached = chosen(this), best(this.history, config)
+    told = f"kept: what was decoded after epoch {kept['epoch']}, which scored {kept['score_one_hot']:.4g}"
+    if back is None and kept["score_one_hot"] < reached["score_one_hot"]:
+        told += f" (the best, after epoch {reached['epoch']}: {reached['score_one_hot']:.4g}; search.select=best would keep it)"
+    console.print(told)
+    return from_json(kept["architecture"])
 
 
 class Clock:
@@ -298,9 +303,11 @@ def watch(this: SupernetSearch) -> dict[str, Any]:
 
 
 def shown(this: SupernetSearch, record: dict[str, Any]) -> dict[str, float | str]:
-    """The few figures of an epoch that fit on a line of a terminal: the score of the supernet, of what is decoded, its best."""
-    reached = best(this.history, this.config)["score_one_hot"]
-    scored = {this.task.metric: record["score_supernet"], "decoded": record["score_one_hot"], "best": reached}
+    """The few figures of an epoch that fit on a line of a terminal: the score of the supernet, of what is decoded, its best
+    among the epochs that count (see `best`)."""
+    scored = {this.task.metric: record["score_supernet"], "decoded": record["score_one_hot"]}
+    if record["epoch"] > this.config.architecture_from_epoch:
+        scored["best"] = best(this.history, this.config)["score_one_hot"]
     return {"loss": record["loss_weights"], **scored}
 
 
@@ -362,7 +369,8 @@ def preflight(this: SupernetSearch) -> Measurement:
         raise UserError(
             "scoring the supernet does not fit into the memory; lower search.batch_size, or leave out options"
         ) from None
-    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * scoring, epochs=config.epochs)
+    of_an_epoch = scoring + seconds_to_save(this.state())
+    return dataclasses.replace(measured, seconds=measured.seconds + config.epochs * of_an_epoch, epochs=config.epochs)
 
 
 def sized(config: Any, factor: float) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +33,7 @@ class Measurement:
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
     epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
+    scoring: float = 0.0  # seconds of evaluating once what the stage trained, on every split that is scored
 
     def with_loading(self, seconds: float, workers: int) -> Measurement:
         """The same with `seconds` a step of reading images: before each step, or beside it when there are workers."""
@@ -139,6 +142,11 @@ def seconds_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def seconds_to_save(state: Any) -> float:
+    """Of a checkpoint, which ends every epoch; into memory, as a disk's cache takes it."""
+    return seconds_of(lambda: torch.save(state, io.BytesIO()))
 
 
 def synchronize(device: torch.device) -> None:

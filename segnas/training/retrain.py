@@ -49,7 +49,7 @@ from segnas.training.recipe import RetrainConfig, learning_rate, recipe
 
 LOG_EVERY = 50  # steps
 SAVE_EVERY = 600.0  # seconds, within an epoch
-VALIDATED = 4  # images (or seconds) that tell how long a validation takes
+VALIDATED = 4  # batches (or seconds) that tell how long a split takes
 
 
 def retrain(
@@ -272,18 +272,18 @@ class Retraining:
         self.network.train()
         return self.model.task.deciding(found)
 
-    def seconds_of_validation(self) -> float:
-        """An estimate from a few images; the network is in evaluation mode afterwards."""
+    def seconds_of_scoring(self, dataset: Dataset, split: str) -> float:
+        """Of all images of a split, estimated from a few; the network is in evaluation mode afterwards."""
         self.model.network.eval()
-        count, started = 0, time.monotonic()
-        for _ in image_confusions(self.model, self.validation, EvaluationConfig(), self.device):
+        batch, images = self.model.task.batch_size, len(self.device.share(len(dataset.splits[split])))
+        count, first, begun = 0, 0, time.monotonic()
+        for _ in image_confusions(self.model, dataset, EvaluationConfig(split=split), self.device):
             count += 1
-            if count == 1:
-                started = time.monotonic()  # the first one loads and warms up
-            if count > VALIDATED or time.monotonic() - started > VALIDATED:
+            if count == batch < images:  # the first batch loads and warms up
+                first, begun = count, time.monotonic()
+            elif count >= (1 + VALIDATED) * batch or time.monotonic() - begun > VALIDATED:
                 break
-        images = len(self.device.share(len(self.validation.splits["val"])))
-        return (time.monotonic() - started) * images / max(1, count - 1)
+        return (time.monotonic() - begun) * images / max(1, count - first)
 
     def share_statistics(self) -> None:
         """Give every process the running statistics of rank 0, which are those that are saved: each has kept its own parts'."""

@@ -13,7 +13,7 @@ from command_line import SMALL, TINY, segnas
 from segnas import forecast, options
 from segnas.config import replace
 from segnas.errors import UserError
-from segnas.forecast import TIME_USED, lengthened, sized_to_time, whole_time
+from segnas.forecast import EXPORT_SECONDS, LATENCY_SECONDS, TIME_USED, afterwards, lengthened, sized_to_time, whole_time
 from segnas.options import as_settings, parse_duration
 from segnas.plans import plan
 from segnas.systems.supernet_search import sized
@@ -175,6 +175,24 @@ def test_too_short_a_time_names_one_that_does() -> None:
     _, told = sized_to_time(longer, found, 3, device)
     assert told["forecast_seconds"] <= enough + 1
     assert enough * TIME_USED < 150
+
+
+def test_evaluation_and_export_are_part_of_the_time() -> None:
+    """Each network is scored and timed, one is exported; what they take is left over, and too short a time counts it."""
+    device = launch(DeviceConfig(accelerator="cpu"))
+    search, retrain = measurements(100.0, 100.0)
+    found = [search, dataclasses.replace(retrain, scoring=20.0)]
+    apart = afterwards(found, 3, True)
+    assert apart == 3 * (20 + LATENCY_SECONDS) + EXPORT_SECONDS
+    assert afterwards(found, 3, False) == apart - EXPORT_SECONDS
+    asked = plan("auto-deeplab", "demo", "quick", ["time_limit=1000"])
+    chosen, told = sized_to_time(asked, found, 3, device, apart)
+    spent = whole_time(found, chosen.config, 3) + apart
+    assert told["forecast_seconds"] == pytest.approx(spent)
+    assert 0.6 * TIME_USED * 1000 < spent <= TIME_USED * 1000
+    short = dataclasses.replace(asked, config=replace(asked.config, time_limit=apart))
+    with pytest.raises(UserError, match="evaluation and export 1 min 11 s; use --time"):
+        sized_to_time(short, found, 3, device, apart)
 
 
 def test_a_run_is_sized_once(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,18 @@ def test_the_nearest_multiply_adds(architecture: Any) -> None:
     assert filters_of(beyond) > MOST * filters_of(architecture)
 
 
+@pytest.mark.parametrize("architecture", ALL)
+def test_the_nearest_multiply_adds_keep_a_budget(architecture: Any) -> None:
+    every = costs_of_all_widths(architecture)
+    for limit in (every[1].parameters - 1, every[2].parameters, every[4].parameters + 1):
+        for target in (every[2].multiply_adds, every[5].multiply_adds):
+            allowed = [filters for filters in every if every[filters].parameters <= limit] or [1]
+            expected = min(allowed, key=lambda filters, target=target: (abs(every[filters].multiply_adds - target), filters))
+            limits = {"max_parameters": limit, "max_latency_ms": 0.001}
+            found = nearest_multiply_adds(architecture, target, SIZE, CLASSES, limits)
+            assert found == with_filters(architecture, expected)
+
+
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300), st.integers(0, 400))
 def test_the_search_is_exact(smallest: int, start: int, largest: int, last: int) -> None:
     start, largest = smallest + start, smallest + start + largest

@@ -456,6 +456,7 @@ def test_the_preflight_counts_epochs_of_weights_alone_as_shorter(make_job: MakeJ
     """A step of weights takes a half of one of first order, and a fifth of one of second; the ends of epochs come on top."""
     monkeypatch.setattr("segnas.systems.supernet_search.watch", lambda this: None)
     monkeypatch.setattr("segnas.systems.supernet_search.seconds_of", lambda work: (work(), 0.0)[1])
+    monkeypatch.setattr("segnas.systems.supernet_search.seconds_to_save", lambda state: 0.0)
     for order, share in (("first", 0.5), ("second", 0.2)):
         measured = preflight(make_job(order, tiny_darts(order=order, **SMALL)))  # one of three epochs is of weights alone
         assert measured.seconds == pytest.approx(measured.seconds_per_step * 6 * (2 / 3 + share / 3))
