@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from segnas.nets.blocks import FactorizedReduction, ReLUConvBN, Stem, resize, search_norm
-from segnas.nets.fused import fused_graph
+from segnas.nets.fused import fused_graph, is_fused
 from segnas.nets.heads import ASPP
 from segnas.nets.operations import MixedGraph
 from segnas.spaces.auto_deeplab import LEVELS, AutoDeepLab, level_sizes, moves
@@ -95,7 +95,6 @@ class AutoDeepLabSupernet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.engine = "plain"
         self.stem = Stem(in_channels, stem)
         widths = [blocks * filters * 2**level for level in range(LEVELS)]
         self.layers = nn.ModuleList()
@@ -140,17 +139,15 @@ class AutoDeepLabSupernet(nn.Module):
                     state0 = node.before(before[source_of_before])
                 else:  # H^{l-2} is on no path: the sum of equation 7 is empty there
                     state0 = stem.new_zeros((images.shape[0], node.channels, *sizes[level]))
-                total: Tensor | None = None
-                if self.engine != "plain" and not mixture.sparse:
-                    state1 = torch.cat([node.enter(source, previous[source], sizes[level]) for source, _ in incoming])
-                    recompute = self.engine == "recompute"
-                    cells = fused_graph(node.cell, state0, state1, mixture.alpha, None, len(incoming), recompute)
-                    weights = torch.stack([mixture.beta[layer - 1, source, move + 1] for source, move in incoming])
-                    outputs[level] = (weights @ cells.unflatten(0, (len(incoming), -1)).flatten(1)).view_as(cells[: len(images)])
+                entering = (node.enter(source, previous[source], sizes[level]) for source, _ in incoming)
+                weights = [mixture.beta[layer - 1, source, move + 1] for source, move in incoming]
+                if is_fused(node.cell, mixture.sparse):
+                    cells = fused_graph(node.cell, state0, torch.cat(list(entering)), mixture.alpha, paths=len(incoming))
+                    outputs[level] = torch.einsum("p,p...->...", torch.stack(weights), cells.unflatten(0, (len(incoming), -1)))
                     continue
-                for source, move in incoming:
-                    state1 = node.enter(source, previous[source], sizes[level])
-                    term = mixture.beta[layer - 1, source, move + 1] * node.cell(state0, state1, mixture.alpha, alpha)
+                total: Tensor | None = None
+                for weight, state1 in zip(weights, entering, strict=True):
+                    term = weight * node.cell(state0, state1, mixture.alpha, alpha)
                     total = term if total is None else total + term
                 assert total is not None
                 outputs[level] = total

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segnas.nets.blocks import Norm, ReLUConvBN
 from segnas.nets.darts import STEMS, make_head, preprocessing, stack
-from segnas.nets.fused import fused_graph
+from segnas.nets.fused import fused_graph, is_fused
 from segnas.nets.operations import MixedGraph
 from segnas.spaces.cells import edges
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsCell, DartsOptions, reductions
@@ -53,7 +53,6 @@ class MixedCell(nn.Module):
         after_reduction: bool,
     ) -> None:
         super().__init__()
-        self.engine = "plain"
         self.reduces = reduces
         self.before = preprocessing(widths[0], channels, after_reduction, supernet_norm)
         self.previous = ReLUConvBN(widths[1], channels, supernet_norm)
@@ -64,8 +63,8 @@ class MixedCell(nn.Module):
         alpha = mixture.reduction if self.reduces else mixture.normal
         beta = mixture.reduction_edges if self.reduces else mixture.normal_edges
         states = self.before(before), self.previous(previous)
-        if self.engine != "plain" and chosen is None:
-            return fused_graph(self.graph, *states, alpha, beta, recompute=self.engine == "recompute")
+        if is_fused(self.graph, mixture.sparse):
+            return fused_graph(self.graph, *states, alpha, beta)
         out: Tensor = self.graph(*states, alpha, chosen, beta)
         return out
 

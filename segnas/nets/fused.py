@@ -13,8 +13,11 @@ of layers that are in there needs nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +31,36 @@ from segnas.nets.operations import AtrousConv, MixedGraph, PartialMixedOperation
 from segnas.spaces.cells import edge_offset
 
 
-@dataclass(frozen=True)
+def choose_engine(network: nn.Module, fused: bool, recomputed: bool = False) -> None:
+    """How the mixed cells of a supernet are computed from now on; its weights and results stay what they are.
+
+    recomputed (of the fused engine): a cell is computed once more in the backward pass instead of keeping what it made.
+    """
+    for module in network.modules():
+        if isinstance(module, MixedGraph):
+            module.fused, module.recomputed = fused, recomputed
+
+
+@contextlib.contextmanager
+def plain_engine(network: nn.Module) -> Iterator[None]:
+    """Inside the block the mixed cells are computed module by module: the engine that can be differentiated twice."""
+    before = [(module, module.fused) for module in network.modules() if isinstance(module, MixedGraph)]
+    for module, _ in before:
+        module.fused = False
+    try:
+        yield
+    finally:
+        for module, fused in before:
+            module.fused = fused
+
+
+def is_fused(graph: MixedGraph, sparse: bool) -> bool:
+    """Whether `fused_graph` computes it: not for a sparse mixture, which leaves most out, nor with running statistics."""
+    norm = next((module for module in graph.modules() if isinstance(module, nn.BatchNorm2d)), None)
+    return graph.fused and not sparse and (norm is None or norm.training or not norm.track_running_stats)
+
+
+@dataclass
 class Maps:
     """Results of one layer on several edges.
 
@@ -41,6 +73,12 @@ class Maps:
     rectify: bool = False
     paths: int = 1
 
+    @cached_property
+    def after_relu(self) -> Maps:
+        """These with a ReLU: one object for all operations that begin with it."""
+        return replace(self, rectify=True)
+
+    @cached_property
     def rectified(self) -> Tensor:
         """x after its ReLU if there is one."""
         return self.x.relu() if self.rectify else self.x
@@ -60,24 +98,22 @@ class Statistics:
     @torch.no_grad()
     def update(self, times: int) -> None:
         """Move the running statistics as one pass of each path after the other would; a single path counts `times` times."""
-        running: list[Tensor] = []
-        moved: list[Tensor] = []
-        keeps: list[float] = []
+        moves: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for norms, mean, variance, paths in self.seen:
             if not norms[0].track_running_stats:
                 continue
             momentum = norms[0].momentum or 0.0
             steps = times if paths == 1 else paths
             shares = mean.new_tensor([momentum * (1 - momentum) ** (steps - 1 - path) for path in range(steps)])
+            moved = 1 - (1 - momentum) ** steps
             for name, values in (("running_mean", mean), ("running_var", variance)):
-                parts = (shares @ values.expand(steps, -1)).view(-1, norms[0].num_features)
-                running += [getattr(norm, name) for norm in norms]
-                moved += parts.expand(len(norms), -1).unbind()
-                keeps += [(1 - momentum) ** steps] * len(norms)
+                parts = (shares / moved @ values.expand(steps, -1)).view(-1, norms[0].num_features).expand(len(norms), -1)
+                running = [getattr(norm, name) for norm in norms]
+                moves[moved][0].extend(running)
+                moves[moved][1].extend(parts.to(running[0].dtype).unbind())
             torch._foreach_add_([norm.num_batches_tracked for norm in norms], steps)
-        if running:
-            torch._foreach_mul_(running, keeps)
-            torch._foreach_add_(running, [part.to(one.dtype) for part, one in zip(moved, running, strict=True)])
+        for share, (all_running, towards) in moves.items():
+            torch._foreach_lerp_(all_running, towards, share)
 
 
 def fused_graph(
@@ -87,16 +123,15 @@ def fused_graph(
     alpha: Tensor,
     beta: Tensor | None = None,
     paths: int = 1,
-    recompute: bool = False,
 ) -> Tensor:
     """The result of `graph(before, previous, alpha, None, beta)` for each of `paths` inputs `previous`.
 
-    before: (N, C, H, W), the same for all; previous: (paths * N, C, H, W); result (paths * N, blocks * C, h, w). recompute:
-    keep the inputs alone and compute the cell a second time in the backward pass.
+    before: (N, C, H, W), the same for all; previous: (paths * N, C, H, W); result (paths * N, blocks * C, h, w). Where
+    `graph.recomputed`, its inputs alone are kept, and the cell is computed a second time in the backward pass.
     """
     statistics = Statistics()
     arguments = (graph, before, previous, alpha, beta, paths, statistics)
-    if recompute and torch.is_grad_enabled():
+    if graph.recomputed and torch.is_grad_enabled():
         out: Tensor = checkpoint(_states, *arguments, use_reentrant=False, preserve_rng_state=False)
     else:
         out = _states(*arguments)
@@ -109,7 +144,7 @@ def _states(
 ) -> Tensor:
     statistics = replace(statistics) if statistics.seen else statistics  # computed again: nothing is recorded twice
     parts = getattr(graph.mixed[0], "parts", 1)
-    states = [state.permute(0, 2, 3, 1) for state in (before, previous)]
+    states = [state.permute(0, 2, 3, 1).contiguous() for state in (before, previous)]
     width = states[0].shape[-1] // parts
     mixed: Tensor | None = None  # what came so far into the blocks that are not finished: (images, h, w, blocks * width)
     passed: Tensor | None = None  # with partial channels the others, in the same way
@@ -120,7 +155,7 @@ def _states(
         leaving = [graph.mixed[row] for row in rows]
         images = paths if number else 1
         weights = alpha[rows] if beta is None else alpha[rows] * beta[rows, None]
-        mixed = _leaving(leaving, x[..., :width], weights, mixed, images, statistics)
+        mixed = _leaving(leaving, x[..., :width].contiguous(), weights, mixed, images, statistics)
         if parts > 1:
             strides = 2 if number < 2 and graph.stride == 2 else 1
             ones = alpha.new_ones(1, len(rows)) if beta is None else beta[rows][None]
@@ -131,7 +166,7 @@ def _states(
             if passed is not None:
                 rest, passed = passed.split([width * (parts - 1), left * width * (parts - 1)], dim=-1)
                 state = torch.cat([state, rest], dim=-1).unflatten(-1, (parts, width)).transpose(-1, -2).flatten(-2)
-            states.append(state)
+            states.append(state.contiguous())
     return torch.cat(states[2:], dim=-1).permute(0, 3, 1, 2)
 
 
@@ -152,7 +187,7 @@ def _leaving(
         maps = start
         for layer in inner if isinstance(last[0], nn.BatchNorm2d) else (*inner, last):
             maps = RULES[type(layer[0])](layer, maps, statistics)
-        terms.append(maps.rectified())
+        terms.append(maps.rectified)
         norms.append(last if isinstance(last[0], nn.BatchNorm2d) else None)
     columns = [operations[0].columns[name] for name in operations[0].candidates]
     epsilons = [None if norm is None else norm[0].eps for norm in norms]
@@ -173,17 +208,17 @@ def layers(operation: nn.Module) -> list[nn.Module]:
 
 
 def _rectify(_: Sequence[nn.Module], maps: Maps, __: Statistics) -> Maps:
-    return replace(maps, rectify=True)
+    return maps.after_relu
 
 
 def _same_on_all(modules: Sequence[nn.Module], maps: Maps, _: Statistics) -> Maps:
     """A layer without weights."""
-    x = modules[0](maps.rectified().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    x = modules[0](maps.rectified.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return replace(maps, x=x, rectify=False)
 
 
 def _normalize(modules: Sequence[Any], maps: Maps, statistics: Statistics) -> Maps:
-    x = maps.rectified()
+    x = maps.rectified
     out, mean, variance = kernels.normalize(x, maps.paths, modules[0].eps)
     statistics.add(modules, mean, variance, x)
     return replace(maps, x=out, rectify=False)
@@ -199,10 +234,10 @@ def _convolution(modules: Sequence[Any], maps: Maps, _: Statistics) -> Maps:
         window = kernels.Window(kernel[0], first.stride[0], first.dilation[0])
         out = kernels.depthwise(maps.x, weight, edges if maps.shared else 1, window, maps.rectify)
     elif kernel == (1, 1) and first.stride == (1, 1) and first.groups == 1:
-        out = _matrices(maps.rectified(), torch.stack(weights).flatten(2), maps.shared)
+        out = _matrices(maps.rectified, torch.stack(weights).flatten(2), maps.shared)
     else:
         groups = first.groups * (1 if maps.shared else edges)
-        x = maps.rectified().permute(0, 3, 1, 2)
+        x = maps.rectified.permute(0, 3, 1, 2)
         settings = (first.stride, first.padding, first.dilation, groups)
         out = F.conv2d(x, torch.cat(weights).contiguous(memory_format=torch.channels_last), None, *settings).permute(0, 2, 3, 1)
     return replace(maps, x=out, shared=False, rectify=False)
@@ -217,7 +252,7 @@ def _matrices(x: Tensor, weight: Tensor, shared: bool) -> Tensor:
 
 def _atrous(modules: Sequence[Any], maps: Maps, statistics: Statistics) -> Maps:
     """The dense convolution of `AtrousConv`, on half the size if it has a stride."""
-    x = maps.rectified().permute(0, 3, 1, 2)
+    x = maps.rectified.permute(0, 3, 1, 2)
     x = x if modules[0].stride == 1 else resize(x, halved(x))
     half = replace(maps, x=x.permute(0, 2, 3, 1), rectify=False)
     return _convolution([module.conv for module in modules], half, statistics)
@@ -225,7 +260,7 @@ def _atrous(modules: Sequence[Any], maps: Maps, statistics: Statistics) -> Maps:
 
 def _factorized(modules: Sequence[Any], maps: Maps, _: Statistics) -> Maps:
     """The two 1x1 convolutions of `FactorizedReduction`, the second on the map shifted by half a stride."""
-    x, shift, stride = maps.rectified(), modules[0].shift, modules[0].first.stride[0]
+    x, shift, stride = maps.rectified, modules[0].shift, modules[0].first.stride[0]
     shifted = F.pad(x, (0, 0, 0, shift, 0, shift))[:, shift:, shift:]
     halves = []
     for part, name in ((x, "first"), (shifted, "second")):

@@ -210,8 +210,87 @@ void NAME(depthwise_weight)(const Shape *s, const T *x, const T *d, T *out) {
     free(sums);
 }
 
-/* Sums over rows of (terms) products, in doubles: see `moments` and `mix_sums`. */
+/* Rows of work of a thread. */
 #define ROWS_OF_THREAD(rows) i64 id = omp_get_thread_num(), n = omp_get_num_threads(); i64 from = (rows) * id / n, to = (rows) * (id + 1) / n
+
+/* out[r, e, :] = x[r, e, :] @ weight[e]; x (rows, edges, in), weight (edges, in, out). Four rows share what they load of it. */
+void NAME(pointwise)(const T *x, const T *weight, i64 rows, i64 edges, i64 in, i64 out_channels, i64 threads, T *out) {
+    i64 wide = (out_channels + LANES - 1) / LANES * LANES;
+    T *weights = aligned_alloc(64, edges * in * wide * sizeof(T));
+    memset(weights, 0, edges * in * wide * sizeof(T));
+    for (i64 line = 0; line < edges * in; line++) memcpy(weights + line * wide, weight + line * out_channels, out_channels * sizeof(T));
+#pragma omp parallel num_threads(threads)
+    {
+        ROWS_OF_THREAD(rows);
+        i64 pitch = edges * in;
+        for (i64 row = from; row < to; row += 8)
+            for (i64 e = 0; e < edges; e++) {
+                const T *source = x + row * pitch + e * in;
+                T *o = out + (row * edges + e) * out_channels;
+                i64 count = MIN(8, to - row);
+                for (i64 g = 0; g < out_channels; g += LANES) {
+                    const T *w = weights + e * in * wide + g;
+                    i64 size = MIN(LANES, out_channels - g) * sizeof(T);
+                    if (count == 8) {
+                        V a[8] = {0};
+                        for (i64 i = 0; i < in; i++) {
+                            V v = *(const V *)(w + i * wide);
+                            for (i64 k = 0; k < 8; k++) a[k] += v * source[k * pitch + i];
+                        }
+                        for (i64 k = 0; k < 8; k++) memcpy(o + k * edges * out_channels + g, a + k, size);
+                    } else
+                        for (i64 k = 0; k < count; k++) {
+                            V a = {0};
+                            for (i64 i = 0; i < in; i++) a += *(const V *)(w + i * wide) * source[k * pitch + i];
+                            memcpy(o + k * edges * out_channels + g, &a, size);
+                        }
+                }
+            }
+    }
+    free(weights);
+}
+
+/* The gradient of its weight: out[e] = x[:, e, :]^T @ d[:, e, :]; d (rows, edges, out). */
+void NAME(pointwise_weight)(const T *x, const T *d, i64 rows, i64 edges, i64 in, i64 out_channels, i64 threads, T *out) {
+    i64 wide = (out_channels + LANES - 1) / LANES * LANES, size = edges * in * wide;
+    T *sums = aligned_alloc(64, threads * size * sizeof(T));
+    memset(sums, 0, threads * size * sizeof(T));
+#pragma omp parallel num_threads(threads)
+    {
+        ROWS_OF_THREAD(rows);
+        T *own = sums + id * size, *lines = aligned_alloc(64, BLOCK * wide * sizeof(T));
+        memset(lines, 0, BLOCK * wide * sizeof(T));
+        for (i64 start = from; start < to; start += BLOCK)
+            for (i64 e = 0; e < edges; e++) {
+                i64 count = MIN(BLOCK, to - start);
+                for (i64 k = 0; k < count; k++)
+                    memcpy(lines + k * wide, d + ((start + k) * edges + e) * out_channels, out_channels * sizeof(T));
+                for (i64 g = 0; g < wide; g += LANES)
+                    for (i64 i = 0; i < in; i += 8) {
+                        i64 most = MIN(8, in - i);
+                        const T *source = x + (start * edges + e) * in + i;
+                        V a[8] = {0};
+                        if (most == 8)
+                            for (i64 k = 0; k < count; k++, source += edges * in) {
+                                V v = *(const V *)(lines + k * wide + g);
+                                for (i64 j = 0; j < 8; j++) a[j] += v * source[j];
+                            }
+                        else
+                            for (i64 k = 0; k < count; k++, source += edges * in)
+                                for (i64 j = 0; j < most; j++) a[j] += *(const V *)(lines + k * wide + g) * source[j];
+                        for (i64 j = 0; j < most; j++) *(V *)(own + (e * in + i + j) * wide + g) += a[j];
+                    }
+            }
+        free(lines);
+    }
+    for (i64 line = 0; line < edges * in; line++)
+        for (i64 o = 0; o < out_channels; o++) {
+            T total = 0;
+            for (i64 id = 0; id < threads; id++) total += sums[id * size + line * wide + o];
+            out[line * out_channels + o] = total;
+        }
+    free(sums);
+}
 
 /* x (paths, rows, channels) -> mean and biased variance (paths, channels); sums of differences to the first row. */
 void NAME(moments)(const T *x, i64 paths, i64 rows, i64 channels, i64 threads, T *mean, T *variance) {

@@ -36,36 +36,45 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler, or SEGNAS_KERNELS=off says so."""
+    """The compiled kernels; None where there is no compiler, or SEGNAS_KERNELS=off says so.
+
+    Compiled for this very processor. Their threads are torch's: both find the OpenMP library that is loaded already.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None or os.environ.get("SEGNAS_KERNELS") == "off":
         return None
-    openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"  # torch's own, so that there is one pool of threads
-    flags = [*FLAGS, *([f"-L{openmp.parent}"] if openmp.exists() else [])]
-    processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
-    known = [line for line in processor.splitlines() if line.startswith(("flags", "model name", "Features"))]
-    name = hashlib.sha256("\n".join([SOURCE.read_text(), compiler, *flags, *known]).encode()).hexdigest()[:16]
+    about = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
+    processor = [line for line in about.splitlines() if line.startswith(("flags", "model name", "Features"))]
+    name = hashlib.sha256("\n".join([SOURCE.read_text(), compiler, *FLAGS, *processor]).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segnas"
     for folder in (cache, Path(tempfile.gettempdir()) / f"segnas-{os.getuid()}"):
-        built = folder / f"kernels-{name}.so"
         try:
-            if not built.exists():
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as made:
-                    command = [compiler, *flags, str(SOURCE), "-o", made.name]
-                subprocess.run(command, check=True, capture_output=True, timeout=300)
-                os.replace(made.name, built)
-            return ctypes.CDLL(str(built))
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid == os.getuid():  # nobody else's code
+                return ctypes.CDLL(str(_built(compiler, folder / f"kernels-{name}.so")))
         except (OSError, subprocess.SubprocessError):
             continue
     return None
 
 
+def _built(compiler: str, target: Path) -> Path:
+    """`target`, compiled unless it is there; whole or not at all, as several processes may begin at once."""
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], check=True, capture_output=True, timeout=300)
+            os.replace(made, target)
+    return target
+
+
 class Shape(ctypes.Structure):
     """`Shape` of kernels.c."""
 
-    NAMES = ("images height width channels copies up kernel stride dilation out_height out_width rectify threads").split()
-    _fields_ = [(name, ctypes.c_longlong) for name in NAMES]
+    _fields_ = [
+        *[(name, ctypes.c_longlong) for name in ("images", "height", "width", "channels", "copies", "up")],
+        *[(name, ctypes.c_longlong) for name in ("kernel", "stride", "dilation", "out_height", "out_width")],
+        *[(name, ctypes.c_longlong) for name in ("rectify", "threads")],
+    ]
 
 
 def _compiled(x: Tensor) -> bool:
@@ -180,7 +189,7 @@ def pointwise_plain(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Pointwise(torch.autograd.Function):
-    """`pointwise` by one batched product that reads and writes the rows where they lie."""
+    """`pointwise` by kernels.c, which reads and writes the rows where they lie."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -192,10 +201,7 @@ class Pointwise(torch.autograd.Function):
     def product(x: Tensor, weight: Tensor) -> Tensor:
         edges, width, out_width = weight.shape
         out = x.new_empty(*x.shape[:-1], edges * out_width)
-        if edges == 1:
-            torch.mm(x.view(-1, width), weight[0], out=out.view(-1, out_width))
-        else:
-            torch.bmm(x.view(-1, edges, width).transpose(0, 1), weight, out=out.view(-1, edges, out_width).transpose(0, 1))
+        _call("pointwise", x, x, weight.contiguous(), x.numel() // (edges * width), *weight.shape, torch.get_num_threads(), out)
         return out
 
     @staticmethod
@@ -206,9 +212,9 @@ class Pointwise(torch.autograd.Function):
         of_x = Pointwise.product(gradient, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
         of_weight = None
         if ctx.needs_input_grad[1]:
-            edges, width, out_width = weight.shape
-            rows = x.view(-1, edges, width).permute(1, 2, 0)
-            of_weight = torch.bmm(rows, gradient.view(-1, edges, out_width).transpose(0, 1))
+            of_weight = x.new_empty(weight.shape)
+            rows = x.numel() // (weight.shape[0] * weight.shape[1])
+            _call("pointwise_weight", x, x, gradient, rows, *weight.shape, torch.get_num_threads(), of_weight)
         return of_x, of_weight
 
 
@@ -235,11 +241,11 @@ def normalize(x: Tensor, paths: int, epsilon: float) -> tuple[Tensor, Tensor, Te
 
 
 def normalize_plain(x: Tensor, paths: int, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition of `normalize`."""
-    rows = x.reshape(paths, -1, x.shape[-1])
+    """The definition of `normalize`; in float32 where x has fewer digits."""
+    rows = x.reshape(paths, -1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(rows, dim=1, correction=0)
     out = (rows - mean[:, None]) * (variance + epsilon).rsqrt()[:, None]
-    return out.view_as(x), mean.detach(), variance.detach()
+    return out.view_as(x).to(x.dtype), mean.detach(), variance.detach()
 
 
 class Normalize(torch.autograd.Function):
@@ -251,7 +257,9 @@ class Normalize(torch.autograd.Function):
         mean, variance = moments(x, paths)
         scale = (variance + epsilon).rsqrt()
         out = torch.empty_like(x)
-        _call("normalize", x, x, mean, scale, paths, x.numel() // (paths * x.shape[-1]), x.shape[-1], torch.get_num_threads(), out)
+        _call(
+            "normalize", x, x, mean, scale, paths, x.numel() // (paths * x.shape[-1]), x.shape[-1], torch.get_num_threads(), out
+        )
         ctx.save_for_backward(out, scale)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -276,9 +284,10 @@ def mix(
     """What leaves one state, summed over the operations of each edge: (paths * images, H, W, edges * channels).
 
     out_e = carry_e + sum over the terms t of weights[t, e] * norm_t(term_t)_e.    weights: (terms, edges).
-    A term has edges * channels, or `channels` where it is the same on every edge. epsilons: of its batch norm, None where it has none.
-    carry: what came so far, of all paths or of images alone (then the same for every path). Also mean and biased variance
-    (paths, channels) of each term with a batch norm.
+
+    A term has edges * channels, or `channels` where it is the same on every edge. epsilons: of its batch norm, None where it has
+    none. carry: what came so far, of all paths or of images alone (then the same for every path). Also returns mean and biased
+    variance (paths, channels) of each term with a batch norm.
     """
     if _compiled(terms[0]):
         out, *found = Mix.apply(carry, weights, tuple(epsilons), paths, channels, *terms)
@@ -311,11 +320,18 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, carry: Tensor | None, weights: Tensor, epsilons: tuple[float | None, ...], paths: int, width: int, *terms: Tensor
+        ctx: Any,
+        carry: Tensor | None,
+        weights: Tensor,
+        epsilons: tuple[float | None, ...],
+        paths: int,
+        width: int,
+        *terms: Tensor,
     ) -> Any:
         terms = tuple(term.contiguous() for term in terms)
         edges = weights.shape[1]
-        found, means, scales = [], [], []
+        found: list[Tensor] = []
+        means, scales = [], []
         for term, epsilon in zip(terms, epsilons, strict=True):
             shape = (paths, term.shape[-1] // width, width)
             mean, scale = term.new_zeros(shape), term.new_ones(shape)
@@ -338,7 +354,8 @@ class Mix(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:
-        """With s = 1 / deviation, n rows: d term = w s (g - mean(g) - s^2 (z - mean z) mean(g (z - mean z))), d w = sum of g s (z - mean z)."""
+        """With s = 1 / deviation over n rows and z less its mean, the gradients of a term and of its weight w are
+        w s (g - mean(g) - s^2 z mean(g z)) and sum(g s z): the sums over rows that the first needs hold the second."""
         weights, mean, scale, *terms = ctx.saved_tensors
         gradient, by_g = gradient.contiguous(), scale * weights[:, None, :, None]
         sums = _sums(gradient, terms, mean)

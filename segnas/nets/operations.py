@@ -8,7 +8,7 @@ A supernet has them all on every edge j -> i of a cell, weighted by a mixture th
 
     H_i = sum_{j<i} b_{j->i} sum_O a_{j->i}(O) * O(H_j)                              (b: PC-DARTS alone)
 
-This is the readable definition: one module an operation, one call a term.
+This is the readable definition: one module an operation, one call a term. fused.py computes the same in fewer, larger calls.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ class MixedGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks, self.stride = blocks, stride
+        self.fused = self.recomputed = False  # how a supernet computes it, see fused.choose_engine
         make = MixedOperation if parts == 1 else partial(PartialMixedOperation, parts=parts)
         self.mixed = nn.ModuleList(make(operations, channels, stride if state < 2 else 1, norm) for _, state in edges(blocks))
 

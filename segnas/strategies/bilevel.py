@@ -9,7 +9,8 @@ gradients of each by their mean over all (Device.average), before they are clipp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,22 @@ from torch import Tensor, nn
 Average = Callable[[Sequence[Tensor]], None]  # in place, over the processes
 
 
+@contextlib.contextmanager
+def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block a loss is computed as of fixed weights: nothing is kept, or computed, for gradients of theirs."""
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
 def architecture_step(
     loss: Tensor, variables: Sequence[Tensor], optimizer: torch.optim.Optimizer, average: Average | None = None
 ) -> None:
-    """Move the architecture variables against the gradient of `loss`; no gradient of any weight is computed."""
+    """Move the architecture variables against the gradient of `loss`, computed while the weights are `frozen`."""
     gradients = torch.autograd.grad(loss, variables)
     if average is not None:
         average(gradients)

@@ -38,7 +38,7 @@ from segnas.randomness import forked, numpy_generator
 from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, NetworkOptions
 from segnas.spaces.cells import Block, edges, states_of
 from segnas.spaces.choice import sample
-from segnas.strategies.bilevel import architecture_step, entropy, weight_step
+from segnas.strategies.bilevel import architecture_step, entropy, frozen, weight_step
 from segnas.strategies.decoding import strongest_edges, viterbi
 from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
@@ -152,7 +152,8 @@ class Search(SupernetSearch):
             weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm, average)
             self.sums[0] += loss.detach()
             if self.epoch >= config.architecture_from_epoch:
-                loss = self.loss(batch_b, self.relaxation.mixture())
+                with frozen(self.weights):
+                    loss = self.loss(batch_b, self.relaxation.mixture())
                 architecture_step(loss, self.variables, self.architecture_optimizer, average)
                 self.sums[1] += loss.detach()
         self.step += 1

@@ -43,13 +43,14 @@ from torch.func import functional_call
 from segnas.config import configuration
 from segnas.data.loading import Batch
 from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
+from segnas.nets.fused import plain_engine
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked, numpy_generator
 from segnas.runs.progress import console
 from segnas.spaces.cells import edges, states_of
 from segnas.spaces.choice import sample
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsOptions, DartsSpace, cell_of
-from segnas.strategies.bilevel import architecture_step, entropy, move, weight_step
+from segnas.strategies.bilevel import architecture_step, entropy, frozen, move, weight_step
 from segnas.strategies.curvature import eigenvalues, epoch_to_return_to, epochs_needed
 from segnas.strategies.decoding import strongest_edges
 from segnas.strategies.second_order import unrolled_gradients
@@ -181,7 +182,8 @@ class Search(SupernetSearch):
     def architecture_step(self, batch_a: Batch, batch_b: Batch) -> Tensor:
         """Move alpha (and beta) by the gradient of the chosen order; the loss on trainB."""
         if self.job.config.search.order == "first":
-            loss = self.loss(batch_b, self.relaxation.mixture())
+            with frozen(self.weights):
+                loss = self.loss(batch_b, self.relaxation.mixture())
             architecture_step(loss, self.variables, self.architecture_optimizer, self.job.device.average)
             return loss.detach()
         gradients, loss = unrolled_gradients(
@@ -233,7 +235,7 @@ class Search(SupernetSearch):
         """The dominant eigenvalue of the Hessian in alpha on a batch of trainB, weight decay included, in float32."""
         batch = next(self.train_b.epoch(self.epoch))
         device = self.job.device
-        with batch_statistics(self.supernet), torch.enable_grad():
+        with batch_statistics(self.supernet), plain_engine(self.supernet), torch.enable_grad():
             logits = self.supernet(device.images(batch.images), self.relaxation.mixture())
             loss = cross_entropy(logits, device.labels(batch.labels), average=device.average)
             return float(eigenvalues(loss, self.variables, device.average)[-1]) + self.config.architecture_weight_decay

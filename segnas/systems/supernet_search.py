@@ -25,6 +25,8 @@ from segnas.data.loading import Batch, TrainingBatches, halves
 from segnas.data.statistics import evenly_spaced
 from segnas.data.transforms import DataConfig, seen_size
 from segnas.errors import Interrupted, UserError, did_you_mean
+from segnas.nets import kernels
+from segnas.nets.fused import choose_engine
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
@@ -43,7 +45,9 @@ class SupernetConfig:
     crop: (height, width); resize: factor applied to images and labels first. architecture_from_epoch: the first epoch (from 0)
     that trains the architecture. steps_per_epoch: None for all of a half. clip_norm: of the weights' gradient, 0 for none.
     scored_images: how many images of trainB the supernet and its decoded architecture are scored on after each epoch.
-    select: which decoded architecture the search returns, the last or the one that scored best.
+    select: which decoded architecture the search returns, the last or the one that scored best. engine: how mixed cells are
+    computed, in few large calls or module by module; the results differ in rounding. recompute_cells: in the backward pass, for
+    less memory and more time (fused engine).
     """
 
     epochs: PositiveInt = 50
@@ -60,6 +64,8 @@ class SupernetConfig:
     architecture_learning_rate: PositiveFloat = 3e-3
     architecture_weight_decay: NonNegativeFloat = 1e-3
     scored_images: PositiveInt = 64
+    engine: Literal["fused", "plain"] = "fused"
+    recompute_cells: bool = False
     select: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
@@ -98,6 +104,7 @@ class SupernetSearch(ABC):
         self.task = tasks[job.dataset.task]
         job.device.require_right_gradients()
         self.supernet = job.device.place(supernet)
+        choose_engine(self.supernet, config.engine == "fused" and self._may_be_fused(), config.recompute_cells)
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())
         self.variables = list(self.relaxation.parameters())
@@ -120,6 +127,18 @@ class SupernetSearch(ABC):
         self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+
+    def _may_be_fused(self) -> bool:
+        """Not in bfloat16 on a CPU: the fused engine works in NHWC, where torch's gradients are wrong then (see Device)."""
+        device = self.job.device
+        if device.device.type != "cpu":
+            return True
+        if device.config.precision == "bf16":
+            console.print("note: search.engine=plain, for bfloat16 on the CPU has no fused engine")
+            return False
+        if kernels.library() is None:
+            console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
+        return True
 
     # What a system adds ---------------------------------------------------------------------------------------------------
 

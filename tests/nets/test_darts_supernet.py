@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from segnas.nets.build import build
 from segnas.nets.darts import DartsNetwork
 from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
+from segnas.nets.fused import choose_engine
 from segnas.nets.operations import PartialMixedOperation
 from segnas.spaces.darts import OPERATIONS, DartsOptions
 
@@ -25,9 +26,11 @@ def test_parameters(size):
 
 
 @pytest.mark.parametrize("rule", ["A", "B"])
-def test_outputs_and_gradients_of_alpha(rule):
+@pytest.mark.parametrize("fused", [False, True])
+def test_outputs_and_gradients_of_alpha(rule, fused):
     expected = GOLDEN["func_search"][f"supernet/rule{rule}/float64"]
     supernet, variables = fill(DartsSupernet(10, OPTIONS), rule).train(), alphas()
+    choose_engine(supernet, fused)
     logits = supernet(images(4, 16), mixture(variables))
     assert close(logits, expected["train_logits"], 1e-9)
     loss = F.cross_entropy(logits, labels(4))
@@ -45,9 +48,11 @@ def edge_softmax(logits: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rule", ["A", "B"])
-def test_partial_channels_with_edge_weights(rule):
+@pytest.mark.parametrize("fused", [False, True])
+def test_partial_channels_with_edge_weights(rule, fused):
     expected = GOLDEN["pc"][f"pcdarts_supernet_C8_L5_K4/rule{rule}/float64"]
     supernet = fill(DartsSupernet(10, DartsOptions(form="cifar", channels=8, layers=5), parts=4), rule).train()
+    choose_engine(supernet, fused)
     assert sum(parameter.numel() for parameter in supernet.parameters()) == expected["params"]
     place = torch.arange(14, dtype=torch.float64)
     betas = [nn.Parameter(0.1 * torch.sin(place)), nn.Parameter(0.1 * torch.cos(place))]

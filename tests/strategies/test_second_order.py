@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from segnas.nets.darts_supernet import DartsSupernet
+from segnas.nets.fused import choose_engine
 from segnas.spaces.cells import states_of
 from segnas.spaces.darts import OPERATIONS, DartsOptions, cell_of
 from segnas.strategies.bilevel import architecture_step, weight_step
@@ -23,8 +24,9 @@ from segnas.strategies.second_order import hessian_vector_product, unrolled_grad
 class Steps:
     """The golden search: three steps of architecture, then weights, on the same two batches."""
 
-    def __init__(self, rule: str, layers: int = 5, size: int = 16) -> None:
+    def __init__(self, rule: str, layers: int = 5, size: int = 16, fused: bool = False) -> None:
         self.supernet = fill(DartsSupernet(10, DartsOptions(form="cifar", channels=4, layers=layers)), rule).train()
+        choose_engine(self.supernet, fused)
         self.variables = alphas()
         self.weights = list(self.supernet.parameters())
         self.weight_optimizer = torch.optim.SGD(self.weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
@@ -64,9 +66,10 @@ def agrees(found: Tensor, expected: Any, tolerance: float) -> bool:
 
 @pytest.mark.parametrize("rule", ["A", "B"])
 @pytest.mark.parametrize("order", ["first", "second"])
-def test_three_whole_steps(rule, order):
+@pytest.mark.parametrize("fused", [False, True])
+def test_three_whole_steps(rule, order, fused):
     tolerance = 1e-9 if order == "first" else 1e-6
-    steps = Steps(rule)
+    steps = Steps(rule, fused=fused)
     for expected in GOLDEN["func_search"][f"supernet/rule{rule}/float64"][f"search_{order}_order_3steps"]:
         gradients = steps.gradients(order == "second")
         assert agrees(gradients[0], expected["dalpha_normal"], tolerance)
