@@ -108,7 +108,7 @@ class Statistics:
             moved = 1 - (1 - momentum) ** steps
             for name, values in (("running_mean", mean), ("running_var", variance)):
                 parts = (shares / moved @ values.expand(steps, -1)).view(-1, norms[0].num_features).expand(len(norms), -1)
-                running = [getattr(norm, name) for norm in norms]
+                running: list[Tensor] = [getattr(norm, name) for norm in norms]
                 moves[moved][0].extend(running)
                 moves[moved][1].extend(parts.to(running[0].dtype).unbind())
             torch._foreach_add_([norm.num_batches_tracked for norm in norms], steps)

@@ -20,14 +20,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -97,6 +96,18 @@ def _as_c(argument: Any) -> Any:
     return argument
 
 
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass that refuses to be differentiated itself (torch's once_differentiable gives zeros for some questions)."""
+
+    @functools.wraps(backward)
+    def checked(*given: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the compiled kernels can be differentiated once; see fused.plain_engine")
+        return backward(*given)
+
+    return checked
+
+
 @dataclass(frozen=True)
 class Window:
     """The window of a depthwise convolution: kernel (odd), stride, dilation; padded to keep the size at stride 1."""
@@ -155,7 +166,7 @@ class Depthwise(torch.autograd.Function):
         return Shape(*of, int(rectify), torch.get_num_threads())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (x, weight), (copies, window, rectify) = ctx.saved_tensors, ctx.settings
         gradient = gradient.contiguous()
@@ -205,7 +216,7 @@ class Pointwise(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
@@ -222,13 +233,9 @@ class Pointwise(torch.autograd.Function):
 
 
 def moments(x: Tensor, paths: int) -> tuple[Tensor, Tensor]:
-    """x (paths * images, H, W, C) -> mean and biased variance of each path and channel, (paths, C), without gradient."""
-    rows = x.detach().reshape(paths, -1, x.shape[-1])
-    if not _compiled(x):
-        variance, mean = torch.var_mean(rows, dim=1, correction=0)
-        return mean, variance
+    """x (paths * images, H, W, C) in memory -> mean and biased variance of each path and channel, (paths, C)."""
     mean, variance = (x.new_empty(paths, x.shape[-1]) for _ in range(2))
-    _call("moments", x, rows.contiguous(), *rows.shape, torch.get_num_threads(), mean, variance)
+    _call("moments", x, x, paths, x.numel() // mean.numel(), x.shape[-1], torch.get_num_threads(), mean, variance)
     return mean, variance
 
 
@@ -265,7 +272,7 @@ class Normalize(torch.autograd.Function):
         return out, mean, variance
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:
         """scale * (g - mean(g) - y * mean(g * y)) with y the result."""
         y, scale = ctx.saved_tensors
@@ -352,7 +359,7 @@ class Mix(torch.autograd.Function):
         return out, *found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Any:
         """With s = 1 / deviation over n rows and z less its mean, the gradients of a term and of its weight w are
         w s (g - mean(g) - s^2 z mean(g z)) and sum(g s z): the sums over rows that the first needs hold the second."""

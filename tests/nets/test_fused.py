@@ -207,10 +207,9 @@ def test_statistics_of_the_batch_leave_the_running_ones_alone() -> None:
 
 
 def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
+    if kernels.library() is None:
+        pytest.skip("no C compiler")
     graph = MixedGraph(1, ("sep_conv_3x3",), 4, NORM).double()
-    alpha = random(2, 1, seed=1).requires_grad_()
     x = random(1, 4, 5, 5, seed=2)
-    (first,) = torch.autograd.grad(fused_graph(graph, x, x, alpha).square().sum(), alpha, create_graph=True)
-    if kernels.library() is not None:
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            first.sum().backward()
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        torch.autograd.functional.hessian(lambda alpha: fused_graph(graph, x, x, alpha).pow(4).sum(), random(2, 1, seed=1))
