@@ -309,8 +309,8 @@ def _refuse(options: Mapping[str, object], fact: str) -> None:
 def _asked(
     system: str | None, data: str | None, out: str | Path, preset: str | None, overrides: Sequence[str], resume: bool
 ) -> Plan:
-    if resume and not Path(out).exists():
-        raise UserError(f"there is no run in {out} to go on with; leave out --resume to begin one")
+    if resume and not Run.begun(Path(out)):
+        raise UserError(f"there is no run in {out} to go on with; correct --out, or leave out --resume to begin one")
     if resume and (Path(out) / "config.yaml").exists():
         return resumed(Path(out), system, data, preset, overrides)
     if data is None:

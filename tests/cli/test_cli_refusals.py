@@ -191,6 +191,23 @@ def test_a_word_that_names_nothing(words: str, parts: tuple[str, ...], images: P
     assert contents(images) == before
 
 
+@pytest.mark.parametrize("verb", ["search auto-deeplab", "run auto-deeplab", "retrain auto-deeplab-s"])
+@pytest.mark.parametrize("data", [True, False])
+def test_without_a_run_there_is_nothing_to_go_on_with(verb: str, data: bool, images: Path, tmp_path: Path) -> None:
+    """A folder that is missing, empty, or holds something else is met alike; nothing is begun in its place."""
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "foreign" / "photo.png", np.zeros((4, 4), dtype=np.uint8))
+    before = contents(tmp_path)
+    for name in ("missing", "empty", "foreign", "foreign/photo.png"):
+        out = tmp_path / name
+        words = [*verb.split(), *(["--data", images] if data else []), "--out", out, "--resume"]
+        complaint = segnas(*words).complaint
+        assert complaint == f"there is no run in {out} to go on with; correct --out, or leave out --resume to begin one"
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "missing").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def changed(**changes: Any) -> str:
     """The architecture with fields replaced, or left out (None)."""
     return json.dumps({key: value for key, value in {**ARCHITECTURE, **changes}.items() if value is not None})
