@@ -171,7 +171,8 @@ def require_possible(
     num_classes: int,
     measure_latency_ms: MeasureLatency | None = None,
 ) -> None:
-    """Refuse, before a search, a budget that one of these architectures (samples of its space) cannot meet at any width.
+    """Refuse a budget that one of these architectures cannot meet at any width: several are samples of a space to be searched,
+    a single one is what will be trained.
 
     Raises UserError with the smallest limits that would do for all of them. The latency is measured when it is limited.
     """
@@ -181,7 +182,8 @@ def require_possible(
     meter = _Meter(size, num_classes, measure_latency_ms, budget.max_latency_ms)
     costs = _smallest_costs(architectures, meter, "max_latency_ms" in limits)
     if _exceeded(costs, limits):
-        raise UserError(_refusal("the smallest width of a network that the search may find", costs, limits, size))
+        subject = "this network" if len(architectures) == 1 else "a network that the search may find"
+        raise UserError(_refusal(f"the smallest width of {subject}", costs, limits, size))
 
 
 def nearest_multiply_adds(architecture: Architecture, target: int, size: tuple[int, int], num_classes: int) -> Architecture:

@@ -69,6 +69,21 @@ def test_an_architecture_from_a_file_is_scaled_too(architecture_file: Path, imag
     assert 10_000 < read(out, "cost.json")["parameters"] <= 20_000
 
 
+def test_a_refusal_of_a_known_architecture_names_an_option_that_does(
+    architecture_file: Path, images: Path, tmp_path: Path
+) -> None:
+    words = ("retrain", architecture_file, "--data", images, *SMALL)
+    complaint = segnas(*words, "--out", tmp_path / "a", "--max-parameters", 50, "--max-multiply-adds", 70).complaint
+    assert complaint.startswith("max_parameters=50 cannot be met: the smallest width of this network has")
+    assert complaint.count("the smallest width of this network") == 2
+    assert "search" not in complaint
+    enough = [complaint.split(f"use {option} ")[1].split(" ")[0] for option in ("--max-parameters", "--max-multiply-adds")]
+    out = tmp_path / "b"
+    assert segnas(*words, "--out", out, "--max-parameters", enough[0], "--max-multiply-adds", enough[1]).status == 0
+    assert read(out, "budget.json")["filters"] == 1
+    assert "is scaled already" in segnas("retrain", out, "--max-parameters", 10**6).complaint
+
+
 def test_a_scaled_retraining_is_resumed_by_its_own_command(architecture_file: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ("retrain", architecture_file, "--data", images, "--out", out, *SMALL, "budget.max_parameters=20000")
