@@ -265,7 +265,7 @@ def _refusal(subject: str, costs: Costs, limits: Mapping[str, float], size: tupl
     needs = {
         "max_parameters": f"has {costs.parameters:,} parameters",
         "max_multiply_adds": f"has {costs.multiply_adds:,} multiply-adds at {size[0]}x{size[1]}",
-        "max_latency_ms": f"takes {costs.latency_ms or 0:.3g} ms at {size[0]}x{size[1]}",
+        "max_latency_ms": f"took {costs.latency_ms or 0:.3g} ms at {size[0]}x{size[1]} when measured here just now",
     }
     return "; also ".join(
         f"{name}={limits[name]:,} cannot be met: {subject} {needs[name]}; "
