@@ -24,7 +24,7 @@ from segnas.errors import UserError
 from segnas.spaces.architecture import Architecture
 from segnas.spaces.width import filters_of, smallest_filters, with_filters
 
-MeasureLatency = Callable[[Architecture], float]  # median milliseconds
+MeasureLatency = Callable[[Architecture], float]  # milliseconds, which a limit is held against
 
 MOST = 16  # times the original width: beyond it a budget is no reason to grow further
 HOPELESS = 3  # times the limit: a latency above it is no accident of the measurement
@@ -35,13 +35,14 @@ ADVICE_DIGITS = 2  # of a latency that would do: a second measurement of the sam
 class BudgetConfig:
     """The most that a network may cost for one image; None: no limit.
 
-    max_multiply_adds, max_latency_ms: at the size at which the network sees the images that it is evaluated on.
+    max_multiply_adds, max_latency_ms: at the size at which the network sees the images that it is evaluated on. A width is
+    chosen so that the upper quartile of its latencies lies within the limit, and the median with some room (training/timing.py).
     device: on which the latency is measured, such as cpu or cuda:0; empty: the run's own.
     """
 
     max_parameters: PositiveInt | None = None
     max_multiply_adds: PositiveInt | None = None
-    max_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # the median
+    max_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     device: str = ""
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class Fitted:
     filters: int
     filters_before: int
     counts: Counts
-    latency_ms: float | None  # None: no limit asked for it
+    latency_ms: float | None  # by which the width was chosen; None: no limit asked for it
     limits: dict[str, float]
     size: tuple[int, int]
 
