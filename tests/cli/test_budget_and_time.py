@@ -130,7 +130,8 @@ def test_a_time_for_the_search_alone_leaves_the_training_as_it_is(images: Path, 
         (("--max-multiply-adds", "1e3"), "multiply-adds at 40x48; use --max-multiply-adds"),
         (("--max-latency-ms", 0.0001), "use --max-latency-ms"),
         (("--max-latency-ms", -3), "greater than 0"),
-        (("--max-parameters", "many"), "budget.max_parameters"),
+        (("--max-parameters", "2M"), "--max-parameters takes a whole number from 1 to 1e18, such as 2e6 or 2000000, not '2M'"),
+        (("--max-multiply-adds", "1e30"), "--max-multiply-adds takes a whole number from 1 to 1e18, such as 2e6"),
         (("--max-latency-ms", 5, "--device", "tpu"), "unknown device 'tpu'"),
         (("--time", "soon"), "'soon' is no length of time"),
         (("--time", "1h"), "leave out retrain.steps"),
@@ -249,6 +250,17 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(UserError, match="write for example 2h"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("2e6", 2 * 10**6), ("2000000", 2 * 10**6), ("1.5e3", 1500), ("1e18", 10**18)])
+def test_limits(text: str, limit: int) -> None:
+    assert as_settings(max_parameters=text) == [f"budget.max_parameters={limit}"]
+
+
+@pytest.mark.parametrize("text", ["many", "", "2M", "0", "-3", "1.5", "nan", "inf", "1e19", "1e9999999", "[1]"])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UserError, match="--max-multiply-adds takes a whole number"):
+        as_settings(max_multiply_adds=text)
 
 
 def test_options_that_are_not_given_change_nothing() -> None:
