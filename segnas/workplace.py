@@ -91,8 +91,10 @@ def opened(
         require_packages(missing_packages())
         require_export_size(asked)
     dataset = open_dataset(asked.dataset, seed=asked.config.seed)
-    for expected in [architecture] if architecture is not None else typical_of(asked, todo):
-        require_task(expected, dataset)
+    if architecture is not None:
+        require_task(architecture, dataset)
+    for expected in typical_of(asked, todo):
+        require_task(expected, dataset, form_setting="network.form=")
     require_split(dataset, asked.config.evaluation.split)
     if is_first() and {"search", "retrain", "compare"} & set(todo):
         require(dataset)

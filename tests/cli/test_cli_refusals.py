@@ -208,6 +208,16 @@ def test_without_a_run_there_is_nothing_to_go_on_with(verb: str, data: bool, ima
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "use"),
+    [("retrain darts-v2", "--form segmentation"), ("search darts network.form=cifar", "network.form=segmentation")],
+)
+def test_a_form_for_another_task_is_refused_with_the_one_that_fits(words: str, use: str, images: Path, tmp_path: Path) -> None:
+    complaint = segnas(*words.split(), "--data", images, "--out", tmp_path / "run", "--preset", "quick").complaint
+    assert complaint == f"the form 'cifar' of darts is for classification, and images of mine has one class a pixel; use {use}"
+    assert not (tmp_path / "run").exists()
+
+
 def changed(**changes: Any) -> str:
     """The architecture with fields replaced, or left out (None)."""
     return json.dumps({key: value for key, value in {**ARCHITECTURE, **changes}.items() if value is not None})
