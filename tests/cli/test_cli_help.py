@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import typer
@@ -65,6 +69,29 @@ def test_ctrl_c_before_there_is_anything_to_save(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("segnas.data.check.check", interrupted)
     answer = segnas("data", "check", "demo")
     assert (answer.status, answer.out, answer.err) == (130, "", "segnas: stopped\n")
+
+
+PRESSED = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["segnas", "systems"]
+"""
+STARTS = {
+    "python -m segnas": "runpy.run_module('segnas', run_name='__main__')",
+    "segnas": "import importlib; module, name = '{script}'.split(':'); getattr(importlib.import_module(module), name)()",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_while_torch_is_loaded_is_one_line(start: str) -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    words = [sys.executable, "-c", PRESSED + STARTS[start].format(script=project["scripts"]["segnas"])]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "", "segnas: stopped\n")
 
 
 def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
