@@ -275,6 +275,7 @@ def test_a_malformed_architecture(text: str, parts: tuple[str, ...], images: Pat
         ("predict RUN DATA/images/val --tile 0x5", ("is no size",)),
         ("predict RUN DATA/images/val --out DATA/classes.json", ("classes.json is a file",)),
         ("export RUN --size big", ("is no size",)),
+        ("export RUN --size 8x64", ("the export size 8x64 is too small: sizes under 33 pixels are not supported",)),
         ("latency RUN --classes 5", ("timed as trained, with its 3 classes", "leave out --classes")),
         ("latency RUN --precision 16", ("'16'", "32, bf16")),
         ("latency RUN/model.onnx", ("no such file",)),
