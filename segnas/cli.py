@@ -432,8 +432,8 @@ def answer(given: list[str]) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own complaints about the words of the command
             raise
-        verb = "" if given[0].startswith("-") or "No such command" in error.format_message() else f" {given[0]}"
-        fail(f"{error.format_message().rstrip('.')}; see segnas{verb} --help")
+        command_path = getattr(getattr(error, "ctx", None), "command_path", "segnas")  # with the verb whose words they are
+        fail(f"{error.format_message().rstrip('.')}; see {command_path} --help")
 
 
 def resuming(given: Sequence[str]) -> str:

@@ -47,15 +47,18 @@ def test_no_verb_shows_the_help(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("serch auto-deeplab", "'search'"),
-        ("data chek somewhere", "'check'"),
+        ("serch auto-deeplab", "'search'?; see segnas --help"),
+        ("data chek somewhere", "'check'?; see segnas data --help"),
+        ("data check", "'DIR'; see segnas data check --help"),
+        ("data check somewhere --jsn", "; see segnas data check --help"),
         ("evaluate", "'RUN'; see segnas evaluate --help"),
         ("predict runs/first", "'IMAGE'; see segnas predict --help"),
         ("run auto-deeplab --dta demo", "--data"),
+        ("run auto-deeplab --dta demo", "; see segnas run --help"),
         ("count auto-deeplab-s --classes 0", "'--classes'"),
         ("count auto-deeplab-s --classes many", "'--classes'"),
         ("search auto-deeplab --out", "--out"),
-        ("--verbose", "--verbose"),
+        ("--verbose", "--verbose; see segnas --help"),
     ],
 )
 def test_a_mistyped_command_is_one_line(words: str, complaint: str) -> None:
