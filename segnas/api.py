@@ -46,11 +46,11 @@ from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
 from segnas.training.evaluate import Evaluation
 from segnas.training.model import TrainedModel
-from segnas.training.predict import Prediction
+from segnas.training.predict import Prediction, found_images
 from segnas.training.predict import predict as predict_images
 from segnas.training.preflight import SMALLEST, require_packages
 from segnas.training.timing import measure_trained
-from segnas.workplace import opened, reopened, require_split, timed
+from segnas.workplace import opened, reopened, timed
 
 
 def search(
@@ -140,10 +140,8 @@ def run(
 
 def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Evaluation:
     """Score a run's model on a whole split; overrides change the protocol (`split=test`, `scales=[0.75,1,1.25]`, `flip=true`)."""
-    with reopened(Path(path), data) as place:
-        config = override(place.config.evaluation, overrides)
-        require_split(place.dataset, config.split)
-        return evaluate_stage(place, config)
+    with reopened(Path(path), data, overrides) as place:
+        return evaluate_stage(place, override(place.config.evaluation, overrides))
 
 
 def predict(
@@ -157,6 +155,7 @@ def predict(
     model = TrainedModel.load(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     out = Path(out) if out else folder / "predictions"
+    found_images(images)  # a slip in their names is told before the device is
     if model.task.dense:
         return predict_images(model, images, out, launch(DeviceConfig()), **options)
     tiled = {"--tile": options.pop("tile", None), "overlap": options.pop("overlap", None)}

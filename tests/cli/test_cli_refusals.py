@@ -302,6 +302,15 @@ def test_a_finished_run_is_left_as_it_was(
     assert contents(finished_copy) == before
 
 
+@pytest.mark.parametrize(
+    "words", ["evaluate RUN splt=test", "evaluate RUN split=tst", "predict RUN nothere", "export RUN --size 8x8"]
+)
+def test_what_needs_no_device_is_refused_before_one_is_named(words: str, finished: Path) -> None:
+    answer = segnas(*words.replace("RUN", str(finished)).split())
+    assert answer.complaint
+    assert len(answer.err.splitlines()) == 1
+
+
 def test_stages_before_training_are_refused(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "searched"
     assert segnas("search", "auto-deeplab", "--data", images, "--out", out, *TINY).status == 0
