@@ -125,6 +125,7 @@ def test_data_check_lists_every_problem(images_copy: Path) -> None:
         ("epochs=3", ("ambiguous", "retrain.epochs", "search.epochs")),
         ("search=3", ("'search' is a section", "search.layers")),
         ("search.epochs=many", ("search.epochs", "integer", "'many'")),
+        ("search.epochs=1", ("0..0 with epochs=1", "set search.architecture_from_epoch=0 too, or more search.epochs")),
         ("search.crop=33", ("search.crop", "list such as", "33")),
         ("search.crop=[33,x]", ("search.crop.1", "'x'")),
         ("search.epochs=", ("search.epochs", "integer")),
