@@ -88,7 +88,7 @@ MEANINGS = {  # of what all runs have, then of what searches through a supernet 
     "evaluation.batch_size": "images of one size at a time; changes no figure. `null`: 1, or 128 where an image has one class",
     "budget.max_parameters": "the network is scaled to the widest that has no more; also `--max-parameters`",
     "budget.max_multiply_adds": "the same for the multiply-adds of one image; also `--max-multiply-adds`",
-    "budget.max_latency_ms": "the same for the median milliseconds of one image, measured; also `--max-latency-ms`",
+    "budget.max_latency_ms": "the same for the milliseconds of one image, measured (upper quartile); also `--max-latency-ms`",
     "budget.device": "where the latency counts, such as `cpu`; empty: the run's own; also `--device`",
     "comparison.baseline": "`unet`, `deeplab-v3-plus`, `resnet`; `auto`: U-Net or ResNet by the task; `none`: no comparison",
     "comparison.random": "whether a random architecture of the same space is trained, too",

@@ -46,11 +46,11 @@ from segnas.training.classify import Classification, classify
 from segnas.training.device import DeviceConfig, launch
 from segnas.training.evaluate import Evaluation
 from segnas.training.model import TrainedModel
-from segnas.training.predict import Prediction
+from segnas.training.predict import Prediction, found_images
 from segnas.training.predict import predict as predict_images
-from segnas.training.preflight import require_packages
+from segnas.training.preflight import SMALLEST, require_packages
 from segnas.training.timing import measure_trained
-from segnas.workplace import opened, reopened, require_split, timed
+from segnas.workplace import opened, reopened, timed
 
 
 def search(
@@ -140,10 +140,8 @@ def run(
 
 def evaluate(path: str | Path, overrides: Sequence[str] = (), data: str | None = None) -> Evaluation:
     """Score a run's model on a whole split; overrides change the protocol (`split=test`, `scales=[0.75,1,1.25]`, `flip=true`)."""
-    with reopened(Path(path), data) as place:
-        config = override(place.config.evaluation, overrides)
-        require_split(place.dataset, config.split)
-        return evaluate_stage(place, config)
+    with reopened(Path(path), data, overrides) as place:
+        return evaluate_stage(place, override(place.config.evaluation, overrides))
 
 
 def predict(
@@ -157,6 +155,7 @@ def predict(
     model = TrainedModel.load(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     out = Path(out) if out else folder / "predictions"
+    found_images(images)  # a slip in their names is told before the device is
     if model.task.dense:
         return predict_images(model, images, out, launch(DeviceConfig()), **options)
     tiled = {"--tile": options.pop("tile", None), "overlap": options.pop("overlap", None)}
@@ -167,8 +166,11 @@ def predict(
 def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str | None = None) -> Parity:
     """Write model.onnx of a run and check it against torch on real images; UserError when they differ."""
     require_packages(missing_packages())
+    size = size or planned(Run.open(Path(path))).config.export.size
+    if size is not None and min(size) < SMALLEST and TrainedModel.load(Path(path)).task.dense:
+        raise UserError(f"the export size {size[0]}x{size[1]} is too small: sizes under {SMALLEST} pixels are not supported")
     with reopened(Path(path), data) as place:
-        return export_stage(place, size or place.config.export.size)
+        return export_stage(place, size)
 
 
 def write_report(path: str | Path) -> Path:
@@ -309,8 +311,8 @@ def _refuse(options: Mapping[str, object], fact: str) -> None:
 def _asked(
     system: str | None, data: str | None, out: str | Path, preset: str | None, overrides: Sequence[str], resume: bool
 ) -> Plan:
-    if resume and not Path(out).exists():
-        raise UserError(f"there is no run in {out} to go on with; leave out --resume to begin one")
+    if resume and not Run.begun(Path(out)):
+        raise UserError(f"there is no run in {out} to go on with; correct --out, or leave out --resume to begin one")
     if resume and (Path(out) / "config.yaml").exists():
         return resumed(Path(out), system, data, preset, overrides)
     if data is None:

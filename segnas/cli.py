@@ -148,6 +148,7 @@ def search(
         "retrain runs/first",
         "retrain runs/first/architecture.json --data my_images --out runs/b",
         "retrain auto-deeplab-s --data my_images --out runs/s --preset paper",
+        "retrain my.json --data my_images --out runs/m --max-parameters 2e6",
     )
 )
 def retrain(
@@ -158,13 +159,18 @@ def retrain(
     preset: Preset = None,
     form: Form = None,
     resume: Resume = False,
+    max_parameters: MaxParameters = None,
+    max_multiply_adds: MaxMultiplyAdds = None,
+    max_latency_ms: MaxLatency = None,
+    device: BudgetDevice = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an architecture from scratch. That of a run where the run lies, any other with --data and --out."""
     from segnas import api
     from segnas.runs.run import Run
 
-    api.retrain(source, data, out, preset, overrides or (), resume, form)
+    settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device)
+    api.retrain(source, data, out, preset, [*settings, *(overrides or ())], resume, form)
     figures = Run.open(out or Path(source)).read_json("retrain.json")
     print_figures(figures, as_json, f"{out or source}/model.safetensors")
 
@@ -426,8 +432,8 @@ def answer(given: list[str]) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own complaints about the words of the command
             raise
-        verb = "" if given[0].startswith("-") or "No such command" in error.format_message() else f" {given[0]}"
-        fail(f"{error.format_message().rstrip('.')}; see segnas{verb} --help")
+        command_path = getattr(getattr(error, "ctx", None), "command_path", "segnas")  # with the verb whose words they are
+        fail(f"{error.format_message().rstrip('.')}; see {command_path} --help")
 
 
 def resuming(given: Sequence[str]) -> str:

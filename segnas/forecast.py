@@ -72,10 +72,10 @@ def _seen_size(job: Job) -> tuple[int, int]:
 
 
 def require_export_size(asked: Plan) -> None:
-    """Raise UserError for a size of the exported network that a network of stride 32 cannot take."""
+    """Raise UserError for a size of the exported network that is not supported, whatever the network's stride."""
     size = asked.config.export.size
     if size is not None and tasks[asked.task].dense and min(size) < SMALLEST:
-        raise UserError(f"export.size={list(size)} is too small for a network of stride 32; use {SMALLEST} or more")
+        raise UserError(f"export.size={list(size)} is too small: sizes under {SMALLEST} pixels are not supported")
 
 
 def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> list[Measurement]:

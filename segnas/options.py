@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,17 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_limit(option: str, text: str) -> int:
+    """`2e6`, `2000000` -> 2000000; UserError, naming the option, for what is no whole number from 1 to 1e18."""
+    try:
+        number = Decimal(text)
+        if 1 <= number <= 10**18 and number == int(number):
+            return int(number)
+    except (ArithmeticError, ValueError):
+        pass
+    raise UserError(f"{option} takes a whole number from 1 to 1e18, such as 2e6 or 2000000, not '{text}'")
+
+
 def as_settings(
     max_parameters: str | None = None,
     max_multiply_adds: str | None = None,
@@ -79,8 +91,8 @@ def as_settings(
 ) -> list[str]:
     """The options that stand for settings, as `key=value`; those that are not given are left out."""
     values = {
-        "budget.max_parameters": max_parameters,
-        "budget.max_multiply_adds": max_multiply_adds,
+        "budget.max_parameters": None if max_parameters is None else parse_limit("--max-parameters", max_parameters),
+        "budget.max_multiply_adds": None if max_multiply_adds is None else parse_limit("--max-multiply-adds", max_multiply_adds),
         "budget.max_latency_ms": max_latency_ms,
         "budget.device": device,
         "time_limit": None if time is None else parse_duration(time),

@@ -136,7 +136,7 @@ def export_stage(place: Workplace, size: tuple[int, int] | None) -> Parity:
     size = size or place.seen_size()
     model = TrainedModel.load(place.run.path)
     if model.task.dense and min(size) < SMALLEST:
-        raise UserError(f"the export size {size[0]}x{size[1]} is too small for a network of stride 32; use {SMALLEST} or more")
+        raise UserError(f"the export size {size[0]}x{size[1]} is too small: sizes under {SMALLEST} pixels are not supported")
     split = place.config.evaluation.split
     indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
     samples = (place.dataset.read(split, index) for index in indices)

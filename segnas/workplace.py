@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segnas.config import override
 from segnas.data import describe, open_dataset
 from segnas.data.base import Dataset
 from segnas.data.check import require
@@ -91,8 +92,10 @@ def opened(
         require_packages(missing_packages())
         require_export_size(asked)
     dataset = open_dataset(asked.dataset, seed=asked.config.seed)
-    for expected in [architecture] if architecture is not None else typical_of(asked, todo):
-        require_task(expected, dataset)
+    if architecture is not None:
+        require_task(architecture, dataset)
+    for expected in typical_of(asked, todo):
+        require_task(expected, dataset, form_setting="network.form=")
     require_split(dataset, asked.config.evaluation.split)
     if is_first() and {"search", "retrain", "compare"} & set(todo):
         require(dataset)
@@ -139,13 +142,17 @@ def announce_processes(run: Run, device: Device) -> None:
 
 
 @contextmanager
-def reopened(path: Path, data: str | None = None) -> Iterator[Workplace]:
-    """A trained run, for what comes after training; `data` says where its data set lies now, if it moved."""
+def reopened(path: Path, data: str | None = None, protocol: Sequence[str] = ()) -> Iterator[Workplace]:
+    """A trained run, for what comes after training; `data` says where its data set lies now, if it moved.
+
+    protocol: settings of an evaluation, which are refused before the device is set up.
+    """
     run = Run.open(path)
     stored = planned(run)
     normalization = TrainedModel.load(path).normalization
     dataset = open_dataset(data or stored.dataset, seed=stored.config.seed)
     require_same_data(run.read_json("data.json"), dataset, path)  # what was trained on must not become what is scored
+    require_split(dataset, override(stored.config.evaluation, protocol).split)
     with working_on(run):
         yield Workplace(stored, run, Job(stored.config, dataset, normalization, run, launch(stored.config.device)))
 

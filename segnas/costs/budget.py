@@ -24,7 +24,7 @@ from segnas.errors import UserError
 from segnas.spaces.architecture import Architecture
 from segnas.spaces.width import filters_of, smallest_filters, with_filters
 
-MeasureLatency = Callable[[Architecture], float]  # median milliseconds
+MeasureLatency = Callable[[Architecture], float]  # milliseconds, which a limit is held against
 
 MOST = 16  # times the original width: beyond it a budget is no reason to grow further
 HOPELESS = 3  # times the limit: a latency above it is no accident of the measurement
@@ -35,13 +35,14 @@ ADVICE_DIGITS = 2  # of a latency that would do: a second measurement of the sam
 class BudgetConfig:
     """The most that a network may cost for one image; None: no limit.
 
-    max_multiply_adds, max_latency_ms: at the size at which the network sees the images that it is evaluated on.
+    max_multiply_adds, max_latency_ms: at the size at which the network sees the images that it is evaluated on. A width is
+    chosen so that the upper quartile of its latencies lies within the limit, and the median with some room (training/timing.py).
     device: on which the latency is measured, such as cpu or cuda:0; empty: the run's own.
     """
 
     max_parameters: PositiveInt | None = None
     max_multiply_adds: PositiveInt | None = None
-    max_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # the median
+    max_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     device: str = ""
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class Fitted:
     filters: int
     filters_before: int
     counts: Counts
-    latency_ms: float | None  # None: no limit asked for it
+    latency_ms: float | None  # by which the width was chosen; None: no limit asked for it
     limits: dict[str, float]
     size: tuple[int, int]
 
@@ -171,7 +172,8 @@ def require_possible(
     num_classes: int,
     measure_latency_ms: MeasureLatency | None = None,
 ) -> None:
-    """Refuse, before a search, a budget that one of these architectures (samples of its space) cannot meet at any width.
+    """Refuse a budget that one of these architectures cannot meet at any width: several are samples of a space to be searched,
+    a single one is what will be trained.
 
     Raises UserError with the smallest limits that would do for all of them. The latency is measured when it is limited.
     """
@@ -181,7 +183,8 @@ def require_possible(
     meter = _Meter(size, num_classes, measure_latency_ms, budget.max_latency_ms)
     costs = _smallest_costs(architectures, meter, "max_latency_ms" in limits)
     if _exceeded(costs, limits):
-        raise UserError(_refusal("the smallest width of a network that the search may find", costs, limits, size))
+        subject = "this network" if len(architectures) == 1 else "a network that the search may find"
+        raise UserError(_refusal(f"the smallest width of {subject}", costs, limits, size))
 
 
 def nearest_multiply_adds(
@@ -275,7 +278,7 @@ def _refusal(subject: str, costs: Costs, limits: Mapping[str, float], size: tupl
     needs = {
         "max_parameters": f"has {costs.parameters:,} parameters",
         "max_multiply_adds": f"has {costs.multiply_adds:,} multiply-adds at {size[0]}x{size[1]}",
-        "max_latency_ms": f"takes {costs.latency_ms or 0:.3g} ms at {size[0]}x{size[1]}",
+        "max_latency_ms": f"took {costs.latency_ms or 0:.3g} ms at {size[0]}x{size[1]} when measured here just now",
     }
     return "; also ".join(
         f"{name}={limits[name]:,} cannot be met: {subject} {needs[name]}; "

@@ -95,8 +95,9 @@ class Report:
     def lines(self, limit: int = LINES_SHOWN) -> list[str]:
         """What to print beside the table; of problems, and of warnings, at most `limit` and how many more there are."""
         counts = ", ".join(f"{split} {figures.pairs}" for split, figures in self.splits.items())
-        what = "images" if self.task == "classification" else "pairs"
-        lines = [f"{self.name}: {sum(figures.pairs for figures in self.splits.values())} {what} ({counts}), {self._sizes()}"]
+        pairs = sum(figures.pairs for figures in self.splits.values())
+        what = ("image" if self.task == "classification" else "pair") + ("" if pairs == 1 else "s")
+        lines = [f"{self.name}: {pairs} {what} ({counts}), {self._sizes()}"]
         lines += [f"note: {note}" for note in self.notes]
         for word, found in (("problem", self.problems), ("warning", self.warnings)):
             lines += [f"{word}: {line}" for line in found[:limit]]

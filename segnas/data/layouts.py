@@ -265,7 +265,7 @@ def _what_is_missing(root: Path, images: Path | None, labels: Path | None) -> st
         if _folder(other, IMAGE_FOLDERS) and _folder(other, LABEL_FOLDERS):
             return f"{root} does not hold images and masks side by side; did you mean {other}?"
     if images is not None:
-        return f"{root} has images ({images.name}/) but no masks: put them into {root / 'labels'}"
+        return f"{root} has images ({images.name}/) but no masks: put them into {root / 'masks'} or {root / 'labels'}"
     if labels is not None:
         return f"{root} has masks ({labels.name}/) but no images: put them into {root / 'images'}"
     return f"{root} holds neither images/ nor masks/; expected {SHAPE}"

@@ -207,9 +207,10 @@ def _circumstances(information: Information) -> Iterator[Caution]:
     if str(information.environment.get("device", "")).startswith("cpu"):
         yield Caution("note", "The run used the CPU: its times and its latency are those of a CPU.")
     if information.continued:
+        names = sorted({name for later in information.continued for name in information.changed(later)})
+        what = listing(name.replace("_", " ") for name in names)
         yield Caution(
-            "note",
-            "The run was continued on another machine or with other packages; the differences stand with the environment, below.",
+            "note", f"The run was continued in another environment ({what}); the differences stand with the environment, below."
         )
     if information.data is not None:
         yield from (Caution("note", text) for text in information.data.notes if not text.startswith(ORIGIN))

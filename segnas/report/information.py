@@ -384,8 +384,13 @@ class Information:
 
     @property
     def continued(self) -> tuple[dict[str, Any], ...]:
-        """The other environments in which the run went on, in their order."""
-        return tuple(self.environment.get("later") or ())
+        """The other environments in which the run went on, in their order; another command alone makes no other one."""
+        return tuple(later for later in self.environment.get("later") or () if self.changed(later))
+
+    def changed(self, later: dict[str, Any]) -> list[str]:
+        """The keys, the command apart, in which an environment differs from that in which the run began."""
+        names = {**self.environment, **later}.keys() - {"command", "later"}
+        return sorted(name for name in names if self.environment.get(name) != later.get(name))
 
     @property
     def system(self) -> str | None:

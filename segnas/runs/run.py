@@ -52,6 +52,12 @@ class Run:
         self._boards: dict[str, Any] = {}  # stage -> TensorBoard writer
 
     @staticmethod
+    def begun(path: Path) -> bool:
+        """Whether there is a run to go on with, be it one that was killed before it had its config.yaml."""
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        return "config.yaml" in names or (bool(names) and names <= set(UNBEGUN))
+
+    @staticmethod
     def check(path: Path, config: Mapping[str, Any], resume: bool = False) -> None:
         """Whether `create` would take the folder; writes nothing.
 

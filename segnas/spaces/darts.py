@@ -120,7 +120,15 @@ class Darts:
     @property
     def task(self) -> str:
         """What the form predicts."""
-        return "segmentation" if self.network.form == "segmentation" else "classification"
+        return _task_of_form(self.network.form)
+
+    def forms_for(self, task: str) -> list[str]:
+        """The forms of network, of the same cells, that predict this."""
+        return [form for form in FORMS if _task_of_form(form) == task]
+
+
+def _task_of_form(form: str) -> str:
+    return "segmentation" if form == "segmentation" else "classification"
 
 
 register_widths(

@@ -70,7 +70,10 @@ class SupernetConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.architecture_from_epoch < self.epochs:
-            raise ValueError(f"architecture_from_epoch must lie in 0..{self.epochs - 1}, or the architecture is never trained")
+            last = self.epochs - 1
+            fact = f"architecture_from_epoch must lie in 0..{last} with epochs={self.epochs}"
+            what = f"set search.architecture_from_epoch={last} too, or more search.epochs"
+            raise ValueError(f"{fact}, or the architecture is never trained; {what}")
 
 
 def require_operations(operations: Sequence[str], known: Sequence[str]) -> None:

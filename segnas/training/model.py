@@ -85,11 +85,19 @@ class TrainedModel:
         return model
 
 
-def require_task(architecture: Architecture, dataset: Dataset) -> None:
-    """Raise UserError unless the architecture's networks predict what the data set labels."""
+def require_task(architecture: Architecture, dataset: Dataset, form_setting: str = "--form ") -> None:
+    """Raise UserError unless the architecture's networks predict what the data set labels.
+
+    form_setting: how whoever asked chooses among the forms of network of a family that has several.
+    """
     task = task_of(architecture)
     if task != dataset.task:
         has = f"{dataset.name} has one class {'a' if tasks[dataset.task].dense else 'an'} {tasks[dataset.task].counted}"
+        forms = architecture.forms_for(dataset.task) if hasattr(architecture, "forms_for") else []
+        if forms:
+            ways = " or ".join(f"{form_setting}{form}" for form in forms)
+            own = f"the form '{architecture.network.form}' of {family_of(architecture)}"
+            raise UserError(f"{own} is for {task}, and {has}; use {ways}")
         raise UserError(
             f"{family_of(architecture)} builds networks for {task}, and {has}; choose an architecture for {dataset.task}"
         )

@@ -19,7 +19,7 @@ from segnas.data.loading import Batch
 from segnas.errors import UserError
 from segnas.processes import world
 
-SMALLEST = 33  # pixels: below this the coarsest map is a single pixel
+SMALLEST = 33  # pixels: below this the coarsest map is a single pixel at stride 32; one limit for all families
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,21 @@ def test_an_architecture_from_a_file_is_scaled_too(architecture_file: Path, imag
     assert 10_000 < read(out, "cost.json")["parameters"] <= 20_000
 
 
+def test_a_refusal_of_a_known_architecture_names_an_option_that_does(
+    architecture_file: Path, images: Path, tmp_path: Path
+) -> None:
+    words = ("retrain", architecture_file, "--data", images, *SMALL)
+    complaint = segnas(*words, "--out", tmp_path / "a", "--max-parameters", 50, "--max-multiply-adds", 70).complaint
+    assert complaint.startswith("max_parameters=50 cannot be met: the smallest width of this network has")
+    assert complaint.count("the smallest width of this network") == 2
+    assert "search" not in complaint
+    enough = [complaint.split(f"use {option} ")[1].split(" ")[0] for option in ("--max-parameters", "--max-multiply-adds")]
+    out = tmp_path / "b"
+    assert segnas(*words, "--out", out, "--max-parameters", enough[0], "--max-multiply-adds", enough[1]).status == 0
+    assert read(out, "budget.json")["filters"] == 1
+    assert "is scaled already" in segnas("retrain", out, "--max-parameters", 10**6).complaint
+
+
 def test_a_scaled_retraining_is_resumed_by_its_own_command(architecture_file: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ("retrain", architecture_file, "--data", images, "--out", out, *SMALL, "budget.max_parameters=20000")
@@ -115,12 +130,13 @@ def test_a_time_for_the_search_alone_leaves_the_training_as_it_is(images: Path, 
         (("--max-multiply-adds", "1e3"), "multiply-adds at 40x48; use --max-multiply-adds"),
         (("--max-latency-ms", 0.0001), "use --max-latency-ms"),
         (("--max-latency-ms", -3), "greater than 0"),
-        (("--max-parameters", "many"), "budget.max_parameters"),
+        (("--max-parameters", "2M"), "--max-parameters takes a whole number from 1 to 1e18, such as 2e6 or 2000000, not '2M'"),
+        (("--max-multiply-adds", "1e30"), "--max-multiply-adds takes a whole number from 1 to 1e18, such as 2e6"),
         (("--max-latency-ms", 5, "--device", "tpu"), "unknown device 'tpu'"),
         (("--time", "soon"), "'soon' is no length of time"),
         (("--time", "1h"), "leave out retrain.steps"),
         (("--device", "cuda"), "max_latency_ms counts, which is not set"),
-        (("export.size=[16,16]",), "export.size=[16, 16] is too small"),
+        (("export.size=[16,16]",), "export.size=[16, 16] is too small: sizes under 33 pixels are not supported"),
         (("data.padding=40", "data.crop=[65,65]"), "padding must be below each side of crop=[33, 33]"),
     ],
 )
@@ -252,6 +268,17 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(UserError, match="write for example 2h"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("2e6", 2 * 10**6), ("2000000", 2 * 10**6), ("1.5e3", 1500), ("1e18", 10**18)])
+def test_limits(text: str, limit: int) -> None:
+    assert as_settings(max_parameters=text) == [f"budget.max_parameters={limit}"]
+
+
+@pytest.mark.parametrize("text", ["many", "", "2M", "0", "-3", "1.5", "nan", "inf", "1e19", "1e9999999", "[1]"])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UserError, match="--max-multiply-adds takes a whole number"):
+        as_settings(max_multiply_adds=text)
 
 
 def test_options_that_are_not_given_change_nothing() -> None:

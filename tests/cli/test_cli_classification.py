@@ -141,6 +141,12 @@ def test_an_architecture_for_another_task_is_refused(small: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_form_for_another_task_is_refused_with_those_that_fit(small: Path, tmp_path: Path) -> None:
+    words = ("retrain", "darts-v2", "--form", "segmentation", "--data", small, "--out", tmp_path / "run", *SETTINGS)
+    expected = "for segmentation, and small-images has one class an image; use --form cifar or --form imagenet"
+    assert segnas(*words).complaint == f"the form 'segmentation' of darts is {expected}"
+
+
 def test_presets_of_a_system_by_task() -> None:
     def make() -> Any:
         return run_preset("quick", "classification")

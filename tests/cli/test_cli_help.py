@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import typer
@@ -43,15 +47,18 @@ def test_no_verb_shows_the_help(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("serch auto-deeplab", "'search'"),
-        ("data chek somewhere", "'check'"),
+        ("serch auto-deeplab", "'search'?; see segnas --help"),
+        ("data chek somewhere", "'check'?; see segnas data --help"),
+        ("data check", "'DIR'; see segnas data check --help"),
+        ("data check somewhere --jsn", "; see segnas data check --help"),
         ("evaluate", "'RUN'; see segnas evaluate --help"),
         ("predict runs/first", "'IMAGE'; see segnas predict --help"),
         ("run auto-deeplab --dta demo", "--data"),
+        ("run auto-deeplab --dta demo", "; see segnas run --help"),
         ("count auto-deeplab-s --classes 0", "'--classes'"),
         ("count auto-deeplab-s --classes many", "'--classes'"),
         ("search auto-deeplab --out", "--out"),
-        ("--verbose", "--verbose"),
+        ("--verbose", "--verbose; see segnas --help"),
     ],
 )
 def test_a_mistyped_command_is_one_line(words: str, complaint: str) -> None:
@@ -65,6 +72,29 @@ def test_ctrl_c_before_there_is_anything_to_save(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("segnas.data.check.check", interrupted)
     answer = segnas("data", "check", "demo")
     assert (answer.status, answer.out, answer.err) == (130, "", "segnas: stopped\n")
+
+
+PRESSED = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["segnas", "systems"]
+"""
+STARTS = {
+    "python -m segnas": "runpy.run_module('segnas', run_name='__main__')",
+    "segnas": "import importlib; module, name = '{script}'.split(':'); getattr(importlib.import_module(module), name)()",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_while_torch_is_loaded_is_one_line(start: str) -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    words = [sys.executable, "-c", PRESSED + STARTS[start].format(script=project["scripts"]["segnas"])]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "", "segnas: stopped\n")
 
 
 def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,7 @@ def test_data_check_lists_every_problem(images_copy: Path) -> None:
         ("epochs=3", ("ambiguous", "retrain.epochs", "search.epochs")),
         ("search=3", ("'search' is a section", "search.layers")),
         ("search.epochs=many", ("search.epochs", "integer", "'many'")),
+        ("search.epochs=1", ("0..0 with epochs=1", "set search.architecture_from_epoch=0 too, or more search.epochs")),
         ("search.crop=33", ("search.crop", "list such as", "33")),
         ("search.crop=[33,x]", ("search.crop.1", "'x'")),
         ("search.epochs=", ("search.epochs", "integer")),
@@ -191,6 +192,33 @@ def test_a_word_that_names_nothing(words: str, parts: tuple[str, ...], images: P
     assert contents(images) == before
 
 
+@pytest.mark.parametrize("verb", ["search auto-deeplab", "run auto-deeplab", "retrain auto-deeplab-s"])
+@pytest.mark.parametrize("data", [True, False])
+def test_without_a_run_there_is_nothing_to_go_on_with(verb: str, data: bool, images: Path, tmp_path: Path) -> None:
+    """A folder that is missing, empty, or holds something else is met alike; nothing is begun in its place."""
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "foreign" / "photo.png", np.zeros((4, 4), dtype=np.uint8))
+    before = contents(tmp_path)
+    for name in ("missing", "empty", "foreign", "foreign/photo.png"):
+        out = tmp_path / name
+        words = [*verb.split(), *(["--data", images] if data else []), "--out", out, "--resume"]
+        complaint = segnas(*words).complaint
+        assert complaint == f"there is no run in {out} to go on with; correct --out, or leave out --resume to begin one"
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "missing").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "use"),
+    [("retrain darts-v2", "--form segmentation"), ("search darts network.form=cifar", "network.form=segmentation")],
+)
+def test_a_form_for_another_task_is_refused_with_the_one_that_fits(words: str, use: str, images: Path, tmp_path: Path) -> None:
+    complaint = segnas(*words.split(), "--data", images, "--out", tmp_path / "run", "--preset", "quick").complaint
+    assert complaint == f"the form 'cifar' of darts is for classification, and images of mine has one class a pixel; use {use}"
+    assert not (tmp_path / "run").exists()
+
+
 def changed(**changes: Any) -> str:
     """The architecture with fields replaced, or left out (None)."""
     return json.dumps({key: value for key, value in {**ARCHITECTURE, **changes}.items() if value is not None})
@@ -248,6 +276,7 @@ def test_a_malformed_architecture(text: str, parts: tuple[str, ...], images: Pat
         ("predict RUN DATA/images/val --tile 0x5", ("is no size",)),
         ("predict RUN DATA/images/val --out DATA/classes.json", ("classes.json is a file",)),
         ("export RUN --size big", ("is no size",)),
+        ("export RUN --size 8x64", ("the export size 8x64 is too small: sizes under 33 pixels are not supported",)),
         ("latency RUN --classes 5", ("timed as trained, with its 3 classes", "leave out --classes")),
         ("latency RUN --precision 16", ("'16'", "32, bf16")),
         ("latency RUN/model.onnx", ("no such file",)),
@@ -272,6 +301,15 @@ def test_a_finished_run_is_left_as_it_was(
     for part in parts:
         assert part in complaint
     assert contents(finished_copy) == before
+
+
+@pytest.mark.parametrize(
+    "words", ["evaluate RUN splt=test", "evaluate RUN split=tst", "predict RUN nothere", "export RUN --size 8x8"]
+)
+def test_what_needs_no_device_is_refused_before_one_is_named(words: str, finished: Path) -> None:
+    answer = segnas(*words.replace("RUN", str(finished)).split())
+    assert answer.complaint
+    assert len(answer.err.splitlines()) == 1
 
 
 def test_stages_before_training_are_refused(images: Path, tmp_path: Path) -> None:

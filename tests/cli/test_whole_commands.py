@@ -17,7 +17,7 @@ from command_line import SMALL, TINY, contents
 
 pytestmark = pytest.mark.slow
 
-SEGNAS = [sys.executable, "-m", "segnas.cli"]
+SEGNAS = [sys.executable, "-m", "segnas"]
 
 
 def environment() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`check` finds everything that is wrong with a set, and `require` refuses it in one line; statistics against plain sums."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     assert report.splits["train"].sizes == (((24, 36), 4),)
     assert report.lines()[0] == f"{tmp_path.name}: 7 pairs (train 4, val 2, test 1), all 24x36 (height x width)"
     assert require(open_dataset(tmp_path)) == report
+
+
+def test_a_single_pair_is_one(tmp_path: Path) -> None:
+    report = check(split_set(tmp_path))
+    alone = dataclasses.replace(report, splits={"test": report.splits["test"]})
+    assert alone.lines()[0].startswith(f"{tmp_path.name}: 1 pair (test 1), ")
 
 
 def test_frequencies_against_a_plain_count(tmp_path: Path) -> None:

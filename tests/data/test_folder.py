@@ -146,7 +146,8 @@ def test_folders_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "set").rename(tmp_path / "wrapped/set")
     assert f"did you mean {tmp_path / 'wrapped/set'}?" in refused(tmp_path / "wrapped")
     write_image(tmp_path / "half/images/a.png", label_of(0))
-    assert "no masks" in refused(tmp_path / "half")
+    half = tmp_path / "half"
+    assert f"has images (images/) but no masks: put them into {half}/masks or {half}/labels" in refused(half)
     (tmp_path / "half/labels").mkdir()
     assert "holds no masks" in refused(tmp_path / "half")
     write_image(tmp_path / "half/labels/a.jpg", label_of(0))

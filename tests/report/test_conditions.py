@@ -101,9 +101,23 @@ def test_another_environment_later_on_is_shown(make_run: Callable[[], Run]) -> N
     assert "was continued" not in write_report(run).read_text(encoding="utf-8")
     change(run, "environment.json", later=[{**first, "packages": packages, "device": "cuda (H200)"}])
     html = write_report(run).read_text(encoding="utf-8")
-    assert "continued on another machine or with other packages" in html
+    assert "continued in another environment (device and packages); the differences stand" in html
     differences = html.split("It was continued in another one")[1].split("</dl>")[0]
     assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", differences) == [("packages.torch", "2.14.0"), ("device", "cuda (H200)")]
+
+
+def test_another_command_alone_is_no_other_environment(make_run: Callable[[], Run]) -> None:
+    """A resume names other words than the first command, on the same machine with the same packages."""
+    run = make_run()
+    first = run.read_json("environment.json")
+    again = {**first, "command": f"{first['command']} --resume"}
+    change(run, "environment.json", later=[again])
+    assert "was continued" not in write_report(run).read_text(encoding="utf-8")
+    change(run, "environment.json", later=[again, {**again, "git_revision": "abc"}])
+    texts = [item.text for item in cautions(gather(run)) if "was continued" in item.text]
+    assert len(texts) == 1
+    assert "in another environment (git revision);" in texts[0]
+    assert write_report(run).read_text(encoding="utf-8").count("It was continued in another one") == 1
 
 
 @pytest.mark.parametrize(("cards_shown", "columns"), [(5, 5), (6, 3)])

@@ -70,6 +70,7 @@ def test_what_was_killed_before_its_configuration_can_begin_again(tmp_path: Path
     (path / "checkpoints").mkdir(parents=True)
     (path / ".lock").write_text("")
     (path / "config.yaml.partial").write_text("sys")
+    assert Run.begun(path), "so --resume takes it"
     for resume in (False, True):
         Run.check(path, CONFIG, resume)
     run = Run.create(path, CONFIG, resume=True)
