@@ -112,6 +112,8 @@ MEANINGS = {  # of what all runs have, then of what searches through a supernet 
     "search.architecture_learning_rate": "of alpha and beta (Adam)",
     "search.architecture_weight_decay": "of alpha and beta",
     "search.scored_images": "images of trainB on which supernet and decoded architecture are scored after each epoch",
+    "search.engine": "`plain`: mixed cells module by module; `fused`: in few large calls, faster, equal but for rounding",
+    "search.recompute_cells": "the fused engine computes cells once more in the backward pass: less memory, more time",
     "search.select": "`last` or `best`: which decoded architecture goes on",
     "network.aspp_width": "channels of each branch of the ASPP",
     "network.low_level_width": "channels of the low-level features in the decoder",

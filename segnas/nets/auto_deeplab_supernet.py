@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +62,8 @@ class Node(nn.Module):
         self.level = level
         self.channels = channels
         width, factor = before
-        self.before: nn.Module
-        if factor == 1:
-            self.before = ReLUConvBN(width, channels, norm=search_norm)
-        else:
-            self.before = FactorizedReduction(width, channels, stride=factor, norm=search_norm)
+        reduced = partial(FactorizedReduction, stride=factor)
+        self.before: nn.Module = (ReLUConvBN if factor == 1 else reduced)(width, channels, norm=search_norm)
         self.directions = nn.ModuleDict()
         for source, width in sources.items():
             if source < level:
@@ -114,8 +112,7 @@ class AutoDeepLabSupernet(nn.Module):
 
     def forward(self, images: Tensor, mixture: Mixture) -> Tensor:
         """One pass over all nodes that a path of positive weight reaches."""
-        beta = mixture.beta.tolist() if mixture.sparse else None
-        alpha = mixture.alpha.tolist() if mixture.sparse else None
+        alpha, beta = (weights.tolist() if mixture.sparse else None for weights in (mixture.alpha, mixture.beta))
         before_stem, stem = self.stem(images)
         sizes = level_sizes(stem.shape[2:])
         before: dict[int, Tensor] = {-1: before_stem}  # H^{l-2} by level; the stem's first output has stride 2: level -1
@@ -139,26 +136,18 @@ class AutoDeepLabSupernet(nn.Module):
                     state0 = node.before(before[source_of_before])
                 else:  # H^{l-2} is on no path: the sum of equation 7 is empty there
                     state0 = stem.new_zeros((images.shape[0], node.channels, *sizes[level]))
-                entering = (node.enter(source, previous[source], sizes[level]) for source, _ in incoming)
+                entered = [node.enter(source, previous[source], sizes[level]) for source, _ in incoming]
                 weights = [mixture.beta[layer - 1, source, move + 1] for source, move in incoming]
-                if is_fused(node.cell, mixture.sparse):
-                    cells = fused_graph(node.cell, state0, torch.cat(list(entering)), mixture.alpha, paths=len(incoming))
-                    outputs[level] = torch.einsum("p,p...->...", torch.stack(weights), cells.unflatten(0, (len(incoming), -1)))
-                    continue
-                total: Tensor | None = None
-                for weight, state1 in zip(weights, entering, strict=True):
-                    term = weight * node.cell(state0, state1, mixture.alpha, alpha)
-                    total = term if total is None else total + term
-                assert total is not None
-                outputs[level] = total
+                if is_fused(node.cell, mixture.sparse):  # all directions at once
+                    paths = len(incoming)
+                    cells = fused_graph(node.cell, state0, torch.cat(entered), mixture.alpha, paths=paths).chunk(paths)
+                else:
+                    cells = tuple(node.cell(state0, state1, mixture.alpha, alpha) for state1 in entered)
+                outputs[level] = reduce(torch.add, (weight * cell for weight, cell in zip(weights, cells, strict=True)))
             before, previous = previous, outputs
 
-        logits: Tensor | None = None
-        for level, features in previous.items():
-            term = resize(self.heads[str(level)](features), sizes[0])
-            logits = term if logits is None else logits + term
-        assert logits is not None
-        return resize(logits, (images.shape[2], images.shape[3]))
+        logits = (resize(self.heads[str(level)](features), sizes[0]) for level, features in previous.items())
+        return resize(reduce(torch.add, logits), images.shape[2:])
 
 
 def levels_at(layer: int) -> range:

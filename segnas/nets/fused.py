@@ -108,12 +108,13 @@ class Statistics:
             moved = 1 - (1 - momentum) ** steps
             for name, values in (("running_mean", mean), ("running_var", variance)):
                 parts = (shares / moved @ values.expand(steps, -1)).view(-1, norms[0].num_features).expand(len(norms), -1)
-                running: list[Tensor] = [getattr(norm, name) for norm in norms]
-                moves[moved][0].extend(running)
-                moves[moved][1].extend(parts.to(running[0].dtype).unbind())
-            torch._foreach_add_([norm.num_batches_tracked for norm in norms], steps)
-        for share, (all_running, towards) in moves.items():
-            torch._foreach_lerp_(all_running, towards, share)
+                of_norms: list[Tensor] = [getattr(norm, name) for norm in norms]
+                moves[moved][0].extend(of_norms)
+                moves[moved][1].extend(parts.to(of_norms[0].dtype).unbind())
+            counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+            torch._foreach_add_(counters, steps)
+        for share, (running, towards) in moves.items():
+            torch._foreach_lerp_(running, towards, share)
 
 
 def fused_graph(

@@ -64,7 +64,7 @@ class SupernetConfig:
     architecture_learning_rate: PositiveFloat = 3e-3
     architecture_weight_decay: NonNegativeFloat = 1e-3
     scored_images: PositiveInt = 64
-    engine: Literal["fused", "plain"] = "fused"
+    engine: Literal["plain", "fused"] = "plain"
     recompute_cells: bool = False
     select: Literal["last", "best"] = "last"
 

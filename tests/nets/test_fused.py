@@ -159,8 +159,8 @@ def test_ten_search_steps_of_auto_deeplab_end_the_same() -> None:
         architecture = torch.optim.Adam([alpha, beta], lr=3e-3, weight_decay=1e-3)
         losses = []
         for step, optimizer in itertools.product(range(10), (weights, architecture)):
-            labels = torch.randint(0, 3, (2, 33, 40), generator=torch.Generator().manual_seed(step))
-            logits = supernet(random(2, 3, 33, 40, seed=step), PathMixture(alpha.softmax(-1), beta.softmax(-1)))
+            labels = torch.randint(0, 3, (2, 64, 72), generator=torch.Generator().manual_seed(step))
+            logits = supernet(random(2, 3, 64, 72, seed=step), PathMixture(alpha.softmax(-1), beta.softmax(-1)))
             loss = nn.functional.cross_entropy(logits, labels)
             supernet.zero_grad()
             architecture.zero_grad()

@@ -27,6 +27,7 @@ from segnas.costs.counts import count
 from segnas.data.loading import Batch, halves
 from segnas.errors import Interrupted, UserError
 from segnas.nets import build
+from segnas.nets.fused import choose_engine
 from segnas.spaces.architecture import from_json, identity
 from segnas.spaces.choice import encode, from_indices
 from segnas.spaces.darts import OPERATIONS, Darts, DartsOptions, DartsSpace
@@ -554,7 +555,7 @@ def test_the_curvature_is_looked_at_every_few_epochs(make_job: MakeJob, monkeypa
 
 def test_the_curvature_is_that_of_the_loss_on_train_b_and_leaves_no_trace(make_job: MakeJob) -> None:
     """Against torch's own Hessian of the same function, with the weight decay of alpha on its diagonal."""
-    this = Search(make_job(config=tiny_darts(architecture_weight_decay=0.25, edge_weights=True, **SMALL)))
+    this = Search(make_job(config=tiny_darts(architecture_weight_decay=0.25, edge_weights=True, engine="fused", **SMALL)))
     for variable in this.variables:
         torch.nn.init.normal_(variable)
     before = {name: tensor.clone() for name, tensor in this.supernet.state_dict().items()}

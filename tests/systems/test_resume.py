@@ -18,7 +18,7 @@ import torch
 from tiny_search import Drawn, MakeJob, tiny_config, tiny_darts
 
 import segnas
-from segnas.config import dotted_keys, to_dict
+from segnas.config import dotted_keys, replace, to_dict
 from segnas.errors import Interrupted, UserError
 from segnas.plans import plan
 from segnas.runs.run import Run
@@ -80,9 +80,10 @@ def assert_same(first: Path, second: Path) -> None:
         assert one[name] == other[name], name
 
 
-def config_of(stage: str) -> RunConfig:
+def config_of(stage: str, engine: str = "plain") -> RunConfig:
     """The tiny configuration; for DARTS with all variables that it can have."""
-    return tiny_darts(partial_channels=2, edge_weights=True) if stage == "darts" else tiny_config()
+    found: Any = tiny_darts(partial_channels=2, edge_weights=True) if stage == "darts" else tiny_config()
+    return replace(found, search=replace(found.search, engine=engine))
 
 
 def run_retraining(job: Job) -> None:
@@ -91,15 +92,17 @@ def run_retraining(job: Job) -> None:
 
 
 @pytest.mark.parametrize("gaps", [(1, 1, 1), (5,)])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "engine"), [*((stage, "plain") for stage in STAGES), *((system, "fused") for system in SYSTEMS)]
+)
 def test_interrupted_and_resumed_is_uninterrupted(
-    stage: str, gaps: tuple[int, ...], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    stage: str, engine: str, gaps: tuple[int, ...], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal after each of these numbers of steps: within an epoch, at its end, in the last one."""
     work, cls, step = run_retraining, Retraining, "train_step"
     if stage in SYSTEMS:
         work, cls, step = SYSTEMS[stage].search, SYSTEMS[stage].Search, "search_step"
-    config = config_of(stage)
+    config = config_of(stage, engine)
     work(make_job("whole", config))
     real_step = getattr(cls, step)
     left = [0]

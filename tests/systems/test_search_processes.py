@@ -38,6 +38,7 @@ CASES: dict[str, tuple[Any, RunConfig]] = {
     "auto-deeplab": (auto_deeplab, tiny_config(batch_size=4)),
     "darts-first": (darts, tiny_darts(batch_size=4, stop_by_curvature=True, curvature_every=1, **FEW)),
     "darts-second": (darts, tiny_darts(batch_size=4, order="second", **EVERYTHING, **FEW)),
+    "darts-fused": (darts, tiny_darts(batch_size=4, order="second", engine="fused", **EVERYTHING, **FEW)),
 }
 
 
