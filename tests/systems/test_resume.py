@@ -18,7 +18,7 @@ import torch
 from tiny_search import Drawn, MakeJob, tiny_config, tiny_darts
 
 import segnas
-from segnas.config import dotted_keys, replace, to_dict
+from segnas.config import dotted_keys, to_dict
 from segnas.errors import Interrupted, UserError
 from segnas.plans import plan
 from segnas.runs.run import Run
