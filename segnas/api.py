@@ -48,7 +48,7 @@ from segnas.training.evaluate import Evaluation
 from segnas.training.model import TrainedModel
 from segnas.training.predict import Prediction, found_images
 from segnas.training.predict import predict as predict_images
-from segnas.training.preflight import SMALLEST, require_packages
+from segnas.training.preflight import require_packages, require_size
 from segnas.training.timing import measure_trained
 from segnas.workplace import opened, reopened, timed
 
@@ -167,8 +167,8 @@ def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str
     """Write model.onnx of a run and check it against torch on real images; UserError when they differ."""
     require_packages(missing_packages())
     size = size or planned(Run.open(Path(path))).config.export.size
-    if size is not None and min(size) < SMALLEST and TrainedModel.load(Path(path)).task.dense:
-        raise UserError(f"the export size {size[0]}x{size[1]} is too small: sizes under {SMALLEST} pixels are not supported")
+    if size is not None and TrainedModel.load(Path(path)).task.dense:
+        require_size("the export size", size)  # a slip is told before the device is
     with reopened(Path(path), data) as place:
         return export_stage(place, size)
 

@@ -20,7 +20,7 @@ from segnas.spaces.width import filters_of, widths
 from segnas.systems.base import Job, load_system
 from segnas.tasks import tasks
 from segnas.training.device import Device
-from segnas.training.preflight import SMALLEST, Measurement, Size, measure, require_disk, seconds_of, seconds_to_save
+from segnas.training.preflight import Measurement, Size, measure, require_disk, require_size, seconds_of, seconds_to_save
 from segnas.training.retrain import Retraining
 from segnas.training.timing import latency_meter
 
@@ -74,8 +74,8 @@ def _seen_size(job: Job) -> tuple[int, int]:
 def require_export_size(asked: Plan) -> None:
     """Raise UserError for a size of the exported network that is not supported, whatever the network's stride."""
     size = asked.config.export.size
-    if size is not None and tasks[asked.task].dense and min(size) < SMALLEST:
-        raise UserError(f"export.size={list(size)} is too small: sizes under {SMALLEST} pixels are not supported")
+    if size is not None and tasks[asked.task].dense:
+        require_size("export.size", size)
 
 
 def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> list[Measurement]:

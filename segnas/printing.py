@@ -6,12 +6,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from segnas.report.comparison import Comparison
 
 WIDTH_OF_NO_TERMINAL = 160  # columns where the output goes to a file or a pipe
 
@@ -93,6 +95,7 @@ def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
 
 def summary(run_directory: Path) -> dict[str, Any]:
     """The figures of a run that people ask for first."""
+    from segnas.report.information import read_comparison
     from segnas.runs.run import Run
 
     found = Run.open(run_directory)
@@ -110,13 +113,7 @@ def summary(run_directory: Path) -> dict[str, Any]:
         figures |= {"parameters": cost["parameters"], "multiply_adds": cost["multiply_adds"]}
     if found.has("latency.json"):
         figures["latency_ms"] = found.read_json("latency.json")["median_ms"]
-    if found.has("comparison.json"):
-        comparison = found.read_json("comparison.json")
-        for entry in comparison["entries"]:
-            means = _means([run["scores"] for run in entry["runs"]])
-            if entry["kind"] != "searched" and means:
-                name = "random" if entry["kind"] == "random" else entry["name"]
-                figures[f"compared_{name}"] = {f"{comparison['metric']}_{split}": mean for split, mean in means.items()}
+    figures |= _baselines(read_comparison(found))
     if found.has("parity.json"):
         figures["largest_logit_difference"] = found.read_json("parity.json")["largest_logit_difference"]
     if found.has("timing.json"):
@@ -124,7 +121,14 @@ def summary(run_directory: Path) -> dict[str, Any]:
     return figures
 
 
-def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each split's figures over the trainings that have one."""
-    splits = dict.fromkeys(split for one in scores for split in one)
-    return {split: fmean(one[split] for one in scores if split in one) for split in splits}
+def _baselines(comparison: Comparison | None) -> dict[str, dict[str, float | None]]:
+    """What each network that the run is compared with reaches on each split, the mean over seeds."""
+    figures: dict[str, dict[str, float | None]] = {}
+    if comparison is None:
+        return figures
+    for entry in comparison.entries:
+        splits = dict.fromkeys(split for training in entry.runs for split in training.scores)
+        if entry.kind != "searched" and splits:
+            name = "random" if entry.kind == "random" else entry.name
+            figures[f"compared_{name}"] = {f"{comparison.metric}_{split}": entry.mean(split) for split in splits}
+    return figures

@@ -11,7 +11,6 @@ from segnas.costs.budget import MOST
 from segnas.costs.counts import count
 from segnas.costs.latency import measure_onnx_latency
 from segnas.data.statistics import evenly_spaced
-from segnas.errors import UserError
 from segnas.export import Parity, export_onnx, stored_parameters
 from segnas.forecast import within_budget
 from segnas.runs.progress import console, duration
@@ -20,7 +19,7 @@ from segnas.spaces.architecture import Architecture, from_json, identity, to_jso
 from segnas.systems.base import load_system
 from segnas.training.evaluate import Evaluation, EvaluationConfig, evaluate, file_name
 from segnas.training.model import TrainedModel
-from segnas.training.preflight import SMALLEST
+from segnas.training.preflight import require_size
 from segnas.training.retrain import retrain
 from segnas.training.timing import measure_trained
 from segnas.workplace import Workplace, timed
@@ -47,7 +46,7 @@ def architecture_stage(place: Workplace, architecture: Architecture, provenance:
     if place.config.budget.limits:
         fitted = within_budget(architecture, place.job)
         place.run.write_json("budget.json", fitted.to_json())
-        widest = fitted.filters == MOST * fitted.filters_before
+        widest = fitted.filters == fitted.filters_most
         why = f"{MOST} times its own width; a network is widened no further" if widest else "the most that the budget allows"
         console.print(f"scaled from {fitted.filters_before} to {fitted.filters} filters, {why}")
         scaled = {"scaled_from": identity(architecture), "filters": [fitted.filters_before, fitted.filters]}
@@ -135,8 +134,8 @@ def export_stage(place: Workplace, size: tuple[int, int] | None) -> Parity:
     """model.onnx and parity.json; UserError when the exported network answers differently."""
     size = size or place.seen_size()
     model = TrainedModel.load(place.run.path)
-    if model.task.dense and min(size) < SMALLEST:
-        raise UserError(f"the export size {size[0]}x{size[1]} is too small: sizes under {SMALLEST} pixels are not supported")
+    if model.task.dense:
+        require_size("the export size", size)
     split = place.config.evaluation.split
     indices = evenly_spaced(len(place.dataset.splits[split]), PARITY_IMAGES)
     samples = (place.dataset.read(split, index) for index in indices)

@@ -88,15 +88,20 @@ class Fitted:
     size: tuple[int, int]
 
     @property
+    def filters_most(self) -> int:
+        """The width at which growing ends."""
+        return MOST * self.filters_before
+
+    @property
     def costs(self) -> Costs:
         return Costs(self.counts.parameters, self.counts.multiply_adds, self.latency_ms)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; each limit stands beside what was measured. filters_most: the width at which growing ends."""
+        """Plain JSON values; each limit stands beside what was measured."""
         return {
             "filters": self.filters,
             "filters_before": self.filters_before,
-            "filters_most": MOST * self.filters_before,
+            "filters_most": self.filters_most,
             "size": list(self.size),
             "parameters": self.counts.parameters,
             "multiply_adds": self.counts.multiply_adds,

@@ -35,10 +35,21 @@ def choose_engine(network: nn.Module, fused: bool, recomputed: bool = False) -> 
     """How the mixed cells of a supernet are computed from now on; its weights and results stay what they are.
 
     recomputed (of the fused engine): a cell is computed once more in the backward pass instead of keeping what it made.
+    Raises ValueError for cells that the fused engine would compute wrongly.
     """
     for module in network.modules():
         if isinstance(module, MixedGraph):
+            if fused:
+                _require_fusible(module)
             module.fused, module.recomputed = fused, recomputed
+
+
+def _require_fusible(graph: MixedGraph) -> None:
+    for layer in graph.modules():
+        if isinstance(layer, nn.BatchNorm2d) and (layer.affine or layer.momentum is None):
+            raise ValueError("the fused engine knows batch norms without affine parameters and with a momentum only")
+        if isinstance(layer, nn.Conv2d) and (layer.bias is not None or layer.padding_mode != "zeros"):
+            raise ValueError("the fused engine knows convolutions without a bias and padded with zeros only")
 
 
 @contextlib.contextmanager
@@ -68,7 +79,6 @@ class Maps:
     """
 
     x: Tensor
-    edges: int
     shared: bool = True
     rectify: bool = False
     paths: int = 1
@@ -102,7 +112,7 @@ class Statistics:
         for norms, mean, variance, paths in self.seen:
             if not norms[0].track_running_stats:
                 continue
-            momentum = norms[0].momentum or 0.0
+            momentum = norms[0].momentum or 0.0  # never None, see _require_fusible
             steps = times if paths == 1 else paths
             shares = mean.new_tensor([momentum * (1 - momentum) ** (steps - 1 - path) for path in range(steps)])
             moved = 1 - (1 - momentum) ** steps
@@ -182,7 +192,7 @@ def _leaving(
     operations: list[Any] = [edge.mixed if isinstance(edge, PartialMixedOperation) else edge for edge in edges]
     terms: list[Tensor] = []
     norms: list[Sequence[nn.BatchNorm2d] | None] = []
-    start = Maps(x, len(edges), paths=paths)
+    start = Maps(x, paths=paths)
     for name in operations[0].candidates:
         *inner, last = zip(*(layers(operation.candidates[name]) for operation in operations), strict=True)
         maps = start
@@ -230,15 +240,17 @@ def _convolution(modules: Sequence[Any], maps: Maps, _: Statistics) -> Maps:
     first, edges = modules[0], len(modules)
     kernel, channels = first.kernel_size, first.in_channels
     weights = [module.weight for module in modules]
-    if first.groups == channels > 1 and kernel[0] == kernel[1]:
+    window = kernels.Window(kernel[0], first.stride[0], first.dilation[0])
+    if first.groups == channels > 1 and window.describes(first):
         weight = torch.stack(weights).flatten(0, 2).flatten(1).t()  # (kernel * kernel, edges * C)
-        window = kernels.Window(kernel[0], first.stride[0], first.dilation[0])
         out = kernels.depthwise(maps.x, weight, edges if maps.shared else 1, window, maps.rectify)
     elif kernel == (1, 1) and first.stride == (1, 1) and first.groups == 1:
         out = _matrices(maps.rectified, torch.stack(weights).flatten(2), maps.shared)
     else:
-        groups = first.groups * (1 if maps.shared else edges)
         x = maps.rectified.permute(0, 3, 1, 2)
+        if maps.shared and first.groups > 1:  # groups of each edge, in the order of the edges
+            x = x.repeat(1, edges, 1, 1)
+        groups = first.groups * (x.shape[1] // channels)
         settings = (first.stride, first.padding, first.dilation, groups)
         out = F.conv2d(x, torch.cat(weights).contiguous(memory_format=torch.channels_last), None, *settings).permute(0, 2, 3, 1)
     return replace(maps, x=out, shared=False, rectify=False)

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 SOURCE = Path(__file__).with_suffix(".c")
+WIDEST = 7  # kernel: sums of a row of its weights fit into registers
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
 
@@ -45,7 +46,7 @@ def library() -> ctypes.CDLL | None:
     about = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
     processor = [line for line in about.splitlines() if line.startswith(("flags", "model name", "Features"))]
     name = hashlib.sha256("\n".join([SOURCE.read_text(), compiler, *FLAGS, *processor]).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segnas"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "segnas"
     for folder in (cache, Path(tempfile.gettempdir()) / f"segnas-{os.getuid()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -120,6 +121,11 @@ class Window:
     def padding(self) -> int:
         return self.dilation * (self.kernel // 2)
 
+    def describes(self, layer: nn.Conv2d) -> bool:
+        """Whether it is the window of this convolution, in both directions."""
+        sides = (layer.kernel_size, layer.stride, layer.dilation, layer.padding)
+        return sides == tuple((side, side) for side in (self.kernel, self.stride, self.dilation, self.padding))
+
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Of the output."""
         return (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
@@ -131,7 +137,7 @@ class Window:
 def depthwise(x: Tensor, weight: Tensor, copies: int, window: Window, rectify: bool) -> Tensor:
     """x (images, H, W, C), weight (kernel * kernel, copies * C) -> (images, h, w, copies * C): each copy of x (of max(x, 0) if
     `rectify`) with a kernel a channel."""
-    if _compiled(x):
+    if _compiled(x) and window.kernel <= WIDEST:
         out: Tensor = Depthwise.apply(x, weight, copies, window, rectify)
         return out
     return depthwise_plain(x, weight, copies, window, rectify)
@@ -264,9 +270,8 @@ class Normalize(torch.autograd.Function):
         mean, variance = moments(x, paths)
         scale = (variance + epsilon).rsqrt()
         out = torch.empty_like(x)
-        _call(
-            "normalize", x, x, mean, scale, paths, x.numel() // (paths * x.shape[-1]), x.shape[-1], torch.get_num_threads(), out
-        )
+        rows, channels = x.numel() // mean.numel(), x.shape[-1]
+        _call("normalize", x, x, mean, scale, paths, rows, channels, torch.get_num_threads(), out)
         ctx.save_for_backward(out, scale)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -350,7 +355,7 @@ class Mix(torch.autograd.Function):
         mean, scale = torch.stack(means), torch.stack(scales)  # (terms, paths, edges, C)
         out = terms[0].new_empty(*terms[0].shape[:-1], edges * width)
         carry = None if carry is None else carry.contiguous()
-        by_term = scale * weights[:, None, :, None]
+        by_term = (scale * weights[:, None, :, None]).contiguous()
         rows = 0 if carry is None else carry.numel() // (edges * width)
         _call("mix", out, carry, rows, *_listed(terms, width if edges > 1 else 0), by_term, mean, *_layout(out, mean), out)
         ctx.save_for_backward(weights, mean, scale, *terms)

@@ -400,6 +400,11 @@ class Information:
         return self.architecture.provenance.get("system") if self.architecture else None
 
 
+def read_comparison(run: Run) -> Comparison | None:
+    """comparison.json; None where nothing was compared."""
+    return _read(run, Comparison, "comparison.json")
+
+
 def gather(run: Run) -> Information:
     """Read a run directory. Raises UserError for a file that is broken or does not fit."""
     panels = run.read_json("panels/panels.json") if run.has("panels/panels.json") else []
@@ -420,7 +425,7 @@ def gather(run: Run) -> Information:
         parity=_read(run, Parity, "parity.json"),
         timing=_plain(run, "timing.json"),
         files={name: (run.path / name).stat().st_size for name in ("model.onnx", "model.safetensors") if run.has(name)},
-        comparison=_read(run, Comparison, "comparison.json"),
+        comparison=read_comparison(run),
         budget=_read(run, Budget, "budget.json"),
         time_limit=_read(run, TimeLimit, "time.json"),
     )

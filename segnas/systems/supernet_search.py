@@ -74,6 +74,8 @@ class SupernetConfig:
             fact = f"architecture_from_epoch must lie in 0..{last} with epochs={self.epochs}"
             what = f"set search.architecture_from_epoch={last} too, or more search.epochs"
             raise ValueError(f"{fact}, or the architecture is never trained; {what}")
+        if self.recompute_cells and self.engine != "fused":
+            raise ValueError("recompute_cells is of the fused engine; set search.engine=fused too")
 
 
 def require_operations(operations: Sequence[str], known: Sequence[str]) -> None:
@@ -105,9 +107,9 @@ class SupernetSearch(ABC):
         config: SupernetConfig = job.config.search
         self.config, self.job = config, job
         self.task = tasks[job.dataset.task]
-        job.device.require_right_gradients()
+        job.device.require_right_gradients(nhwc=config.engine == "fused")
         self.supernet = job.device.place(supernet)
-        choose_engine(self.supernet, config.engine == "fused" and self._may_be_fused(), config.recompute_cells)
+        choose_engine(self.supernet, config.engine == "fused", config.recompute_cells)
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())
         self.variables = list(self.relaxation.parameters())
@@ -130,18 +132,6 @@ class SupernetSearch(ABC):
         self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-
-    def _may_be_fused(self) -> bool:
-        """Not in bfloat16 on a CPU: the fused engine works in NHWC, where torch's gradients are wrong then (see Device)."""
-        device = self.job.device
-        if device.device.type != "cpu":
-            return True
-        if device.config.precision == "bf16":
-            console.print("note: search.engine=plain, for bfloat16 on the CPU has no fused engine")
-            return False
-        if kernels.library() is None:
-            console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
-        return True
 
     # What a system adds ---------------------------------------------------------------------------------------------------
 
@@ -372,6 +362,8 @@ def write_search(this: SupernetSearch, run: Run) -> None:
 def preflight(this: SupernetSearch) -> Measurement:
     """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     config, job = this.config, this.job
+    if config.engine == "fused" and job.device.device.type == "cpu" and kernels.library() is None:
+        console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
     this.epoch = config.architecture_from_epoch  # the dearer kind of step: weights and architecture
     pairs = this.pairs()
     batch, _ = next(pairs)

@@ -82,17 +82,18 @@ class Device(Fabric):
         """`network` itself, moved to the device and the memory format."""
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
-    def require_right_gradients(self) -> None:
+    def require_right_gradients(self, nhwc: bool = False) -> None:
         """Raise UserError for the one combination whose gradients torch gets wrong: bfloat16 in NHWC on a CPU.
+
+        nhwc: what is to be trained works in NHWC whatever the memory format says, as the fused engine of searches does.
 
         There the weight gradients of dilated convolutions come from memory that nothing was written to (seen with torch 2.13,
         dense ones whose channels are no multiple of 16, and depthwise ones). Passes without gradients are right.
         """
-        if (self.device.type, self.config.precision, self.config.channels_last) == ("cpu", "bf16", True):
-            raise UserError(
-                "on the CPU torch's bfloat16 gradients of dilated convolutions are wrong with channels_last=true; "
-                "train with device.precision=32, or with device.channels_last=false"
-            )
+        if (self.device.type, self.config.precision) == ("cpu", "bf16") and (nhwc or self.config.channels_last):
+            source, instead = ("search.engine", "plain") if nhwc else ("device.channels_last", "false")
+            fact = "on the CPU torch's bfloat16 gradients of dilated convolutions are wrong in NHWC (channels_last)"
+            raise UserError(f"{fact}; train with device.precision=32, or with {source}={instead}")
 
     def images(self, images: Tensor) -> Tensor:
         """A batch of images (N, C, H, W) on the device, in the memory format."""

@@ -117,6 +117,12 @@ def require_memory(fixed: float, growing: float, available: float, size: Size, s
     raise UserError(f"{fact}; {advice}")
 
 
+def require_size(what: str, size: Sequence[int]) -> None:
+    """Raise UserError when `size` (height, width) is smaller than a dense network takes."""
+    if min(size) < SMALLEST:
+        raise UserError(f"{what} {size[0]}x{size[1]} is too small: sizes under {SMALLEST} pixels are not supported")
+
+
 def require_packages(missing: Sequence[str]) -> None:
     """Raise UserError when packages that a later stage needs are not installed."""
     if missing:

@@ -136,7 +136,7 @@ def test_a_time_for_the_search_alone_leaves_the_training_as_it_is(images: Path, 
         (("--time", "soon"), "'soon' is no length of time"),
         (("--time", "1h"), "leave out retrain.steps"),
         (("--device", "cuda"), "max_latency_ms counts, which is not set"),
-        (("export.size=[16,16]",), "export.size=[16, 16] is too small: sizes under 33 pixels are not supported"),
+        (("export.size=[16,16]",), "export.size 16x16 is too small: sizes under 33 pixels are not supported"),
         (("data.padding=40", "data.crop=[65,65]"), "padding must be below each side of crop=[33, 33]"),
     ],
 )

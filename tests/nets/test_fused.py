@@ -18,7 +18,7 @@ from segnas.nets import kernels
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.auto_deeplab_supernet import Mixture as PathMixture
 from segnas.nets.darts_supernet import DartsSupernet, Mixture
-from segnas.nets.fused import RULES, choose_engine, fused_graph, is_fused, layers, plain_engine
+from segnas.nets.fused import RULES, Maps, Statistics, choose_engine, fused_graph, is_fused, layers, plain_engine
 from segnas.nets.operations import OPERATIONS, MixedGraph, search_operation
 from segnas.nets.statistics import batch_statistics
 from segnas.spaces.auto_deeplab import OPERATIONS as PATH_OPERATIONS
@@ -213,3 +213,43 @@ def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
     x = random(1, 4, 5, 5, seed=2)
     with pytest.raises(RuntimeError, match="can be differentiated once"):
         torch.autograd.functional.hessian(lambda alpha: fused_graph(graph, x, x, alpha).pow(4).sum(), random(2, 1, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("norm", "changed", "message"),
+    [
+        (nn.BatchNorm2d, lambda graph: None, "affine"),
+        (partial(nn.BatchNorm2d, affine=False, momentum=None), lambda graph: None, "momentum"),
+        (NORM, lambda graph: setattr(convolution(graph), "bias", nn.Parameter(torch.zeros(4))), "bias"),
+        (NORM, lambda graph: setattr(convolution(graph), "padding_mode", "reflect"), "padded with zeros"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(norm: Any, changed: Callable[[MixedGraph], None], message: str) -> None:
+    graph = MixedGraph(1, ("sep_conv_3x3",), 4, norm)
+    changed(graph)
+    choose_engine(graph, False)
+    with pytest.raises(ValueError, match=message):
+        choose_engine(graph, True)
+
+
+def convolution(network: nn.Module) -> nn.Conv2d:
+    return next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"kernel_size": 9, "padding": 4},
+        {"kernel_size": 3, "padding": 0},
+        {"kernel_size": 5, "padding": 2, "stride": (1, 2)},
+        {"kernel_size": (3, 5), "padding": (1, 2)},
+    ],
+)
+def test_depthwise_windows_that_the_kernels_do_not_know(settings_: dict[str, Any]) -> None:
+    """Wide ones, unlike sides and other paddings go through torch."""
+    modules = [nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, groups=4, bias=False, **settings_)).double() for _ in range(3)]
+    x = random(2, 4, 11, 12, seed=1)
+    maps = Maps(x.permute(0, 2, 3, 1))
+    for layer in zip(*modules, strict=True):
+        maps = RULES[type(layer[0])](layer, maps, Statistics())
+    same(maps.rectified.permute(0, 3, 1, 2), torch.cat([module(x) for module in modules], dim=1), "out")

@@ -1,15 +1,11 @@
-"""The search of DARTS on tiny sets: its steps against plain ones, its records, PC-DARTS, the early stop, the preflight."""
+"""The search of DARTS on tiny sets: its steps against plain ones, its records, PC-DARTS, the preflight."""
 
 from __future__ import annotations
 
-import ast
 import copy
 import dataclasses
-import inspect
 import json
 import math
-import signal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,35 +13,28 @@ import pytest
 import torch
 from darts_golden import GOLDEN, from_genotype
 from small_images import SmallImages
-from tiny_search import Drawn, MakeJob, tiny_darts
+from tiny_search import PARTIAL, SMALL, Drawn, MakeJob, tiny_darts, without_seconds
 from torch import Tensor
 from torch.nn import functional as F
 
-import segnas
 from segnas.config import replace
 from segnas.costs.counts import count
 from segnas.data.loading import Batch, halves
-from segnas.errors import Interrupted, UserError
 from segnas.nets import build
-from segnas.nets.fused import choose_engine
 from segnas.spaces.architecture import from_json, identity
 from segnas.spaces.choice import encode, from_indices
-from segnas.spaces.darts import OPERATIONS, Darts, DartsOptions, DartsSpace
+from segnas.spaces.darts import OPERATIONS, DartsOptions, DartsSpace
 from segnas.strategies.bilevel import move
 from segnas.systems import darts
-from segnas.systems.base import all_systems
 from segnas.systems.darts import (
     SYSTEM,
-    DartsConfig,
     Relaxation,
     Search,
     SearchConfig,
     decode,
     preflight,
     search,
-    supernet_options,
 )
-from segnas.systems.settings import PRESETS, run_preset
 
 RECORD = {
     "epoch": int,
@@ -59,11 +48,6 @@ RECORD = {
     "architecture": dict,
     "id": str,
 }
-PARTIAL = {"partial_channels": 2, "edge_weights": True}
-SMALL: dict[str, Any] = {
-    "blocks": 1,
-    "operations": ("none", "skip_connect", "max_pool_3x3"),
-}  # where the network is not the point
 
 
 def test_the_relaxation_is_normalised_over_operations_and_over_the_edges_into_a_block() -> None:
@@ -463,10 +447,6 @@ def test_the_preflight_counts_epochs_of_weights_alone_as_shorter(make_job: MakeJ
         assert measured.seconds == pytest.approx(measured.seconds_per_step * 6 * (2 / 3 + share / 3))
 
 
-def without_seconds(written: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in written.items() if key != "seconds"}
-
-
 def test_the_score_of_one_class_an_image_is_the_accuracy(make_job: MakeJob) -> None:
     this = Search(make_job(config=tiny_darts(form="cifar", scored_images=12), dataset=SmallImages()))
     mixture = this.relaxation.mixture(detached=True)
@@ -478,228 +458,3 @@ def test_the_score_of_one_class_an_image_is_the_accuracy(make_job: MakeJob) -> N
         right += (this.supernet.train()(batch.images, mixture).argmax(1) == batch.labels).tolist()
     assert len(right) == 12
     assert score == pytest.approx(100 * np.mean(right))
-
-
-# The early stop -------------------------------------------------------------------------------------------------------------
-
-EPOCHS = 24
-MADE_UP = [1.0] * 13 + [2.0] * (EPOCHS - 13)  # epoch (from 0) -> eigenvalue
-
-
-def expected_stop() -> tuple[int, int]:
-    """(epochs done, epoch from 1 to return to), by hand from the rule of Zela et al. with a window of 5 and a delay of 4."""
-    means = {last - 2: np.mean(MADE_UP[last - 4 : last + 1]) for last in range(4, EPOCHS)}  # by the epoch in the middle
-    for last in range(EPOCHS):
-        now, before = last - 2, last - 6
-        if before >= 10 and means[now] / means[before] > 1.3:
-            return last + 1, before + 1
-    raise AssertionError
-
-
-@pytest.fixture
-def made_up_curvature(monkeypatch: pytest.MonkeyPatch) -> DartsConfig:
-    """A search whose decoded architecture changes often, with eigenvalues that grow from epoch 13 on."""
-    monkeypatch.setattr(Search, "curvature", lambda self: MADE_UP[self.epoch])
-    monkeypatch.setattr(Search, "score", lambda self, mixture: 50.0)
-    settings = {"stop_by_curvature": True, "curvature_every": 1, "steps_per_epoch": 1, "architecture_learning_rate": 5.0}
-    return tiny_darts(epochs=EPOCHS, **{**SMALL, **settings})
-
-
-def test_the_search_ends_when_the_curvature_grows_and_returns_to_an_earlier_epoch(
-    made_up_curvature: DartsConfig, make_job: MakeJob, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = make_job(config=made_up_curvature)
-    found = search(job)
-    records = job.run.read_json("search.json")["epochs"]
-    done, back = expected_stop()
-    assert (done, back) == (17, 11)
-    assert [record["eigenvalue"] for record in records] == MADE_UP[:done]
-    assert identity(found) == records[back - 1]["id"]
-    assert records[back - 1]["id"] != records[-1]["id"], "otherwise the test says nothing"
-    assert "ended after epoch 17 of 24 and returns to epoch 11" in " ".join(capsys.readouterr().err.split())
-    job.run.release()
-    again = make_job(config=made_up_curvature, resume=True)
-    assert search(again) == found, "a search that has ended stays ended"
-
-
-def test_an_early_end_comes_at_the_same_epoch_after_a_stop(
-    made_up_curvature: DartsConfig, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = make_job("whole", made_up_curvature)
-    found = search(whole)
-    step = Search.search_step
-
-    def stopped(self: Search, *batches: Any) -> None:
-        step(self, *batches)
-        if self.epoch == 14:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Search, "search_step", stopped)
-    job = make_job("parts", made_up_curvature)
-    with pytest.raises(Interrupted, match="saved"):
-        search(job)
-    job.run.release()
-    monkeypatch.setattr(Search, "search_step", step)
-    job = make_job("parts", made_up_curvature, resume=True)
-    assert search(job) == found
-    assert without_seconds(job.run.read_json("search.json")) == without_seconds(whole.run.read_json("search.json"))
-
-
-def test_the_curvature_is_looked_at_every_few_epochs(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Search, "curvature", lambda self: 1.0 + self.epoch)
-    job = make_job(config=tiny_darts(epochs=5, stop_by_curvature=True, curvature_every=2, steps_per_epoch=1, **SMALL))
-    search(job)
-    records = job.run.read_json("search.json")["epochs"]
-    assert {record["epoch"]: record["eigenvalue"] for record in records if "eigenvalue" in record} == {1: 1.0, 3: 3.0, 5: 5.0}
-
-
-def test_the_curvature_is_that_of_the_loss_on_train_b_and_leaves_no_trace(make_job: MakeJob) -> None:
-    """Against torch's own Hessian of the same function, with the weight decay of alpha on its diagonal."""
-    this = Search(make_job(config=tiny_darts(architecture_weight_decay=0.25, edge_weights=True, engine="fused", **SMALL)))
-    for variable in this.variables:
-        torch.nn.init.normal_(variable)
-    before = {name: tensor.clone() for name, tensor in this.supernet.state_dict().items()}
-    state = torch.get_rng_state()
-    found = this.curvature()
-    choose_engine(this.supernet, False)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in this.supernet.state_dict().items())
-    assert all(tensor.grad is None for tensor in [*this.variables, *this.weights])
-    batch = next(this.train_b.epoch(0))
-    sizes = [variable.shape for variable in this.variables]
-
-    def loss(flat: Tensor) -> Tensor:
-        parts = [part.view(size) for part, size in zip(flat.split([s.numel() for s in sizes]), sizes, strict=True)]
-        weights = [part.softmax(-1) for part in parts]  # one block: beta is a softmax over all of its edges
-        logits = this.supernet.train()(batch.images, darts.Mixture(*weights))
-        return F.cross_entropy(logits, batch.labels, ignore_index=255)
-
-    flat = torch.cat([variable.detach().flatten() for variable in this.variables])
-    matrix = torch.autograd.functional.hessian(loss, flat)
-    regularised = matrix.double() + 0.25 * torch.eye(len(flat), dtype=torch.float64)
-    assert found == pytest.approx(float(torch.linalg.eigvalsh(regularised)[-1]), rel=1e-4)
-    assert found > 0.25
-
-
-# Settings -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"operations": ("skip_conect",)}, "skip_connect"),
-        ({"operations": ("sep_conv_7x7",)}, "operations: unknown 'sep_conv_7x7'"),
-        ({"operations": ("none",)}, "none is left"),
-        ({"operations": ("none", "skip_connect", "skip_connect")}, "twice"),
-        ({"architecture_from_epoch": 3}, r"0\.\.2"),
-        ({"channels": 1}, "channels"),
-        ({"partial_channels": 3}, "partial_channels must divide channels=4"),
-        ({"partial_channels": 0}, "partial_channels"),
-        ({"order": "third"}, "order"),
-        ({"curvature_every": 0}, "curvature_every"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch"),
-        ({"layers": 2}, "layers"),
-        ({"blocks": 0}, "blocks"),
-        ({"head_width": 0}, "head_width"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny_darts(**settings)
-
-
-def test_too_few_images_for_a_batch_of_half_the_set(make_job: MakeJob) -> None:
-    with pytest.raises(UserError, match="too few"):
-        Search(make_job(config=tiny_darts(), dataset=Drawn(count=3)))
-
-
-@pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize("form", ["segmentation", "cifar", "imagenet"])
-def test_the_smallest_batch_and_one_channel_to_mix_run(form: str, order: str, make_job: MakeJob) -> None:
-    crop = (33, 33) if form != "cifar" else (16, 16)
-    settings = {"partial_channels": 4, "batch_size": 2 if form == "imagenet" else 1, "crop": crop}
-    config = tiny_darts(form=form, order=order, epochs=1, architecture_from_epoch=0, steps_per_epoch=1, **settings)
-    job = make_job(config=config, dataset=Drawn() if form == "segmentation" else SmallImages())
-    preflight(job)
-    assert search(job).task == job.dataset.task
-
-
-def test_the_supernet_has_the_form_that_is_retrained_at_its_own_width() -> None:
-    config = tiny_darts(channels=6, layers=5, head_width=9)
-    options = supernet_options(config.search, config.network)
-    assert dataclasses.replace(config.network, channels=6, layers=5, aspp_width=9, decoder_width=9, dropout=0.0) == options
-    plain = dataclasses.replace(config.network, low_level_width=0)
-    assert supernet_options(config.search, plain).low_level_width == 0
-
-
-def test_the_presets() -> None:
-    assert SYSTEM.tasks == ("segmentation", "classification")
-    paper = SYSTEM.task_presets["classification"]["paper"]()
-    found = paper.search
-    assert (found.channels, found.layers, found.blocks, found.operations) == (16, 8, 4, OPERATIONS)
-    assert (found.epochs, found.architecture_from_epoch, found.batch_size, found.order) == (50, 0, 64, "second")
-    assert (found.learning_rate, found.final_learning_rate, found.momentum, found.weight_decay) == (0.025, 0.001, 0.9, 3e-4)
-    assert (found.architecture_learning_rate, found.architecture_weight_decay, found.clip_norm) == (3e-4, 1e-3, 5.0)
-    assert (found.partial_channels, found.edge_weights, found.stop_by_curvature) == (1, False, False)
-    assert (found.crop, found.steps_per_epoch, found.select) == ((32, 32), None, "last")
-    assert (paper.network.form, paper.network.channels, paper.network.layers) == ("cifar", 36, 20)
-    assert (paper.data.padding, paper.data.cutout, paper.data.flip) == (4, 16, 0.5)
-    for task in SYSTEM.tasks:
-        presets = SYSTEM.presets_for(task)
-        assert set(presets) <= set(PRESETS[task])
-        for name, make in presets.items():
-            config = make()
-            assert dataclasses.asdict(config.retrain) == dataclasses.asdict(run_preset(name, task).retrain)
-            assert (config.network.form == "segmentation") == (task == "segmentation")
-            assert SYSTEM.typical is not None
-            assert SYSTEM.typical(config).task == task
-    assert "darts" in [system.name for system in all_systems()]
-
-
-def test_the_typical_architecture_is_of_the_space_that_is_searched() -> None:
-    config = tiny_darts(operations=("none", "skip_connect", "sep_conv_3x3"))
-    assert SYSTEM.typical is not None
-    found = SYSTEM.typical(config)
-    assert isinstance(found, Darts)
-    encode(DartsSpace(2, ("skip_connect", "sep_conv_3x3"), config.network), found)
-    assert SYSTEM.typical(config) == found
-
-
-def lines_of(path: Path, names: tuple[str, ...]) -> int:
-    """Lines of the top-level classes, and functions or methods (`Class.method`), of these names."""
-    found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            found[node.name] = node
-        if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{inner.name}": inner for inner in node.body if isinstance(inner, ast.FunctionDef)}
-    return sum((found[name].end_lineno or 0) - found[name].lineno + 1 for name in names)
-
-
-def step_of(order: str) -> dict[str, tuple[str, ...]]:
-    """Where a step happens. Second order adds one file."""
-    files: dict[str, tuple[str, ...]] = {
-        "systems/darts.py": ("Search", "Relaxation"),
-        "nets/darts_supernet.py": ("Mixture", "MixedCell", "DartsSupernet"),
-        "nets/operations.py": (
-            "search_operation",
-            "skip_connect",
-            "SeparableConv",
-            "_separable",
-            "DilatedConv",
-            "MixedOperation",
-            "MixedGraph",
-        ),
-        "strategies/bilevel.py": ("architecture_step", "move", "weight_step"),
-    }
-    second = {"strategies/second_order.py": ("unrolled_gradients", "hessian_vector_product", "_moved", "_gradients")}
-    return files if order == "first" else {**files, **second}
-
-
-@pytest.mark.parametrize(("order", "files"), [("first", 4), ("second", 5)])
-def test_one_step_is_followed_in_few_files_and_five_hundred_lines(order: str, files: int) -> None:
-    """From two batches to moved weights and alpha: everything between the loop and the layers of torch."""
-    root = Path(inspect.getfile(segnas)).parent
-    step = step_of(order)
-    assert len(step) == files
-    assert sum(lines_of(root / name, parts) for name, parts in step.items()) <= 500

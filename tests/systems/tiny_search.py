@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,11 @@ from segnas.systems.base import Job
 from segnas.training.device import DeviceConfig
 from segnas.training.retrain import RetrainConfig
 
+PARTIAL = {"partial_channels": 2, "edge_weights": True}
+SMALL: dict[str, Any] = {  # where the network is not the point
+    "blocks": 1,
+    "operations": ("none", "skip_connect", "max_pool_3x3"),
+}
 COLORS = ((20, 20, 20), (200, 40, 40), (40, 60, 220))
 
 
@@ -107,3 +113,7 @@ def tiny_darts(seed: int = 0, form: str = "segmentation", **search: object) -> d
 
 
 MakeJob = Callable[..., Job]
+
+
+def without_seconds(written: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in written.items() if key != "seconds"}
