@@ -25,7 +25,7 @@ from segnas.data.loading import Batch, TrainingBatches, halves
 from segnas.data.statistics import evenly_spaced
 from segnas.data.transforms import DataConfig, seen_size
 from segnas.errors import Interrupted, UserError, did_you_mean
-from segnas.nets import kernels
+from segnas.nets import compiled
 from segnas.nets.fused import choose_engine
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked
@@ -115,7 +115,7 @@ class SupernetSearch(ABC):
         self.variables = list(self.relaxation.parameters())
         job.device.same([*self.weights, *self.variables, *self.supernet.buffers()])
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+            self.weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.variables, lr=config.architecture_learning_rate, betas=betas, weight_decay=config.architecture_weight_decay
@@ -362,7 +362,7 @@ def write_search(this: SupernetSearch, run: Run) -> None:
 def preflight(this: SupernetSearch) -> Measurement:
     """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     config, job = this.config, this.job
-    if config.engine == "fused" and job.device.device.type == "cpu" and kernels.library() is None:
+    if config.engine == "fused" and job.device.device.type == "cpu" and compiled.library() is None:
         console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
     this.epoch = config.architecture_from_epoch  # the dearer kind of step: weights and architecture
     pairs = this.pairs()

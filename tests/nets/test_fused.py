@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from segnas.nets import kernels
+from segnas.nets import compiled
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.auto_deeplab_supernet import Mixture as PathMixture
 from segnas.nets.darts_supernet import DartsSupernet, Mixture
-from segnas.nets.fused import RULES, Maps, Statistics, choose_engine, fused_graph, is_fused, layers, plain_engine
+from segnas.nets.fused import RULES, Maps, Statistics, choose_engine, fused_graph, is_fused, layers, plain_engine, settled
 from segnas.nets.operations import OPERATIONS, MixedGraph, search_operation
 from segnas.nets.statistics import batch_statistics
 from segnas.spaces.auto_deeplab import OPERATIONS as PATH_OPERATIONS
@@ -67,11 +68,11 @@ def agree(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     kind=st.sampled_from(["softmax", "one-hot", "any"]),
     weighs_edges=st.booleans(),
     recomputed=st.booleans(),
-    compiled=st.booleans(),
+    kernels=st.booleans(),
 )
 def test_any_cell(
     operations: list[str], blocks: int, stride: int, parts: int, paths: int, size: tuple[int, int], channels: int, kind: str,
-    weighs_edges: bool, recomputed: bool, compiled: bool,
+    weighs_edges: bool, recomputed: bool, kernels: bool,
 ) -> None:  # fmt: skip
     """Random cells, operations, strides, mixtures, sizes and paths; by the compiled kernels and by torch's operations."""
     torch.manual_seed(0)
@@ -97,8 +98,8 @@ def test_any_cell(
     other = copy.deepcopy(graph)
     choose_engine(other, True, recomputed)
     with pytest.MonkeyPatch.context() as patch:
-        if not compiled:
-            patch.setattr(kernels, "library", lambda: None)
+        if not kernels:
+            patch.setattr(compiled, "library", lambda: None)
         agree(measured(other, fused, inputs), measured(graph, plain, inputs))
 
 
@@ -144,6 +145,21 @@ def test_the_supernet_of_auto_deeplab(size: tuple[int, int], recomputed: bool) -
     choose_engine(other, True, recomputed)
     by = lambda net, images, alpha, beta: net(images, PathMixture(alpha.softmax(-1), beta.softmax(-1)))  # noqa: E731
     agree(measured(other, by, inputs), measured(supernet, by, inputs))
+
+
+def test_weights_that_take_the_place_of_the_networks_own() -> None:
+    """As in a second-order step: the gradients are taken after functional_call has put the network's own weights back."""
+    supernet, mixture, shape = darts()
+    images, alpha = random(2, 3, 16, 16, seed=1), random(*shape, seed=2).requires_grad_()
+    moved = {name: (weight * 1.1).detach().requires_grad_() for name, weight in supernet.named_parameters()}
+    found = []
+    for fused, recomputed in ((False, False), (True, False), (True, True)):
+        choose_engine(supernet, fused, recomputed)
+        loss = functional_call(supernet, moved, (images, mixture(alpha, alpha))).pow(2).sum()
+        found.append(torch.autograd.grad(loss, [alpha, *moved.values()]))
+    for other in found[1:]:
+        for one, expected in zip(other, found[0], strict=True):
+            same(one, expected, "gradient")
 
 
 def test_ten_search_steps_of_auto_deeplab_end_the_same() -> None:
@@ -207,7 +223,7 @@ def test_statistics_of_the_batch_leave_the_running_ones_alone() -> None:
 
 
 def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
-    if kernels.library() is None:
+    if compiled.library() is None:
         pytest.skip("no C compiler")
     graph = MixedGraph(1, ("sep_conv_3x3",), 4, NORM).double()
     x = random(1, 4, 5, 5, seed=2)
@@ -252,4 +268,4 @@ def test_depthwise_windows_that_the_kernels_do_not_know(settings_: dict[str, Any
     maps = Maps(x.permute(0, 2, 3, 1))
     for layer in zip(*modules, strict=True):
         maps = RULES[type(layer[0])](layer, maps, Statistics())
-    same(maps.rectified.permute(0, 3, 1, 2), torch.cat([module(x) for module in modules], dim=1), "out")
+    same(settled(maps, Statistics()).permute(0, 3, 1, 2), torch.cat([module(x) for module in modules], dim=1), "out")
