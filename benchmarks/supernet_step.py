@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 
 class Child:
-    """A process of child.py. It ends the program with status 2 and its own line when it fails."""
+    """A process of child.py. Where it fails the program ends, with a line and status 2."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.name = " ".join(str(task[key]) for key in ("task", "engine") if key in task)
@@ -56,7 +56,9 @@ class Child:
             self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            print(f"the process '{self.name}' ended with status {self.process.wait()} before it answered", file=sys.stderr)
+            status = self.process.wait()
+            if status != 2:  # else it said itself what was wrong
+                print(f"error: the process '{self.name}' ended with status {status} before it answered", file=sys.stderr)
             sys.exit(2)
         found: Row = json.loads(line)
         return found
@@ -140,28 +142,28 @@ def scaling(threads: int | None, steps: int) -> list[Row]:
     return rows
 
 
-def pipeline(data: str, rows: Sequence[Row]) -> Row:
-    """Samples a second of the input pipeline beside what the fused steps in `rows` use; not of second order, which uses fewer."""
-    fused = [row for row in rows if row["engine"] == "fused" and EVERY[row["setting"]].order == "first"]
-    shapes = [(EVERY[row["setting"]].crop, EVERY[row["setting"]].batch) for row in fused]
-    crops, batches = zip(*shapes, strict=True)
+def loading(data: str, names: Sequence[str]) -> Row:
+    """Samples a second of the input pipeline at the crops and batches of these settings."""
+    chosen = {name: EVERY[name] for name in names}
+    crops, batches = ([getattr(setting, key) for setting in chosen.values()] for key in ("crop", "batch"))
     found = Child({"task": "pipeline", "data": data, "crops": crops, "batches": batches}).last()
     source = "scenes of the demo set in PNG files" if data == "demo" else Path(data).name
-    made = [
-        {
-            "setting": row["setting"],
-            "crop": EVERY[row["setting"]].crop,
-            "used": EVERY[row["setting"]].images_a_step / row["seconds"],
-            **rates,
-        }
-        for row, rates in zip(fused, found["samples"], strict=True)
-    ]
-    return {"rows": made, "size": found["size"], "images": found["images"], "data": source}
+    rows = [{"setting": name, "crop": EVERY[name].crop, **rates} for name, rates in zip(chosen, found["samples"], strict=True)]
+    return {"rows": rows, "size": found["size"], "images": found["images"], "data": source}
+
+
+def beside_steps(loaded: Row, rows: Sequence[Row]) -> Row:
+    """The same with the samples a second that the fused steps in `rows` use."""
+    seconds = {row["setting"]: row["seconds"] for row in rows if row["engine"] == "fused"}
+    for row in loaded["rows"]:
+        row["used"] = EVERY[row["setting"]].images_a_step / seconds[row["setting"]]
+    return loaded
 
 
 def everything(options: argparse.Namespace) -> Row:
     """All that the page holds."""
     begin = time.monotonic()
+    loaded = loading(options.data, list(SETTINGS))  # first, as the folder may be no data set
     rows = measured(list(SETTINGS), None, options.threads, options.steps, True)
     machine = with_floors(rows, options.threads)
     used = rows[0]["threads"]
@@ -169,7 +171,7 @@ def everything(options: argparse.Namespace) -> Row:
         "rows": [*rows, *of_public_threads(rows, options.steps)],
         "floors": machine.pop("floors"),
         "scaling": scaling(options.threads, options.steps),
-        "pipeline": pipeline(options.data, rows),
+        "pipeline": beside_steps(loaded, rows),
         "machine": {**machine, **about(rows), "threads": used},
         "steps": options.steps,
         "fewer_steps": min(options.steps, FEWER),
@@ -254,8 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = scaling(options.threads, options.steps)
         tables = [scaling_table(rows)]
     elif options.pipeline:
-        steps = measured(options.settings or ["auto-deeplab", "darts"], ["fused"], options.threads, options.steps, False)
-        rows = pipeline(options.data, steps)["rows"]
+        names = options.settings or list(SETTINGS)
+        loaded = loading(options.data, names)
+        steps = measured(names, ["fused"], options.threads, options.steps, False)
+        rows = beside_steps(loaded, steps)["rows"]
         tables = [pipeline_table(rows)]
     elif options.quick:
         rows = measured(list(QUICK), [BASE, "fused"], options.threads, options.steps, False)

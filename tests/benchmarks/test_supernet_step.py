@@ -192,9 +192,8 @@ def test_quick_prints_a_row_for_each_small_setting_and_engine() -> None:
     assert all(row.keys() >= KEYS and row["seconds"] > 0 and row["memory_mib"] > 0 for row in rows)
 
 
-@pytest.mark.slow
 def test_a_folder_that_is_not_there_is_one_line() -> None:
     ended = run("--pipeline", "--settings", "quick-darts", "--steps", "1", "--data", "no/such/folder")
     assert ended.returncode == 2
     assert "no/such/folder" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("\n") == 1
