@@ -131,7 +131,7 @@ _CHEAP_AND_DEAR = (  # so that the first 2, 4, 6 are about as dear as all
     "atrous_conv_5x5",
 )
 SCALING: dict[str, dict[int, Setting]] = {
-    "crop area (pixels)": {side**2: dataclasses.replace(_SCALED, crop=side) for side in (129, 182, 257)},
+    "crop area (pixels)": {side**2: dataclasses.replace(_SCALED, crop=side) for side in (129, 182, 257, 364)},
     "edges of a cell": {len(edges(blocks)): dataclasses.replace(_SCALED, blocks=blocks) for blocks in (2, 3, 4, 5)},
     "operations on an edge": {count: dataclasses.replace(_SCALED, operations=_CHEAP_AND_DEAR[:count]) for count in (2, 4, 6, 8)},
 }

@@ -102,7 +102,7 @@ def measured(
         found: dict[str, Row] = {}
         for group, number in zip(groups, (steps, min(steps, FEWER)), strict=True):
             tasks = [(EVERY[name], engine) for engine in group]
-            found |= dict(zip(group, in_turn(tasks, threads, number, count_kernels), strict=True))
+            found |= dict(zip(group, in_turn(tasks, threads, number, count_kernels and group is groups[0]), strict=True))
         base = found.get(BASE)
         for engine in engines:
             row = {"setting": name, "engine": engine, **found[engine]}

@@ -15,8 +15,8 @@ COLUMNS = {
     "time_ratio": "seconds of plain / seconds",
     "memory_mib": "peak of the process' resident set, less what it held after its imports: supernet, optimizers and step",
     "memory_ratio": "memory of plain / memory",
-    "kernels": "operations that torch carries out in a step (views and allocations aside; one over a list of tensors counts once "
-    "for each), and calls of compiled kernels",
+    "kernels": "operations that torch carries out in a step (views and allocations aside; one over a list of tensors counts once), "
+    "and calls of compiled kernels",
     "floor_seconds": "the larger of two: arithmetic of convolutions at the peak of a matrix product, operands of convolutions, "
     "batch norms and poolings at the bandwidth of a copy (benchmarks/floor.py counts both by hand)",
     "share": "floor_seconds / seconds",
@@ -66,14 +66,32 @@ def _row(rows: Sequence[Mapping[str, Any]], setting: str, threads: int) -> Mappi
 
 
 def scaling_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds as one thing grows, in all and for each unit of it, relative to the smallest."""
+    """Seconds as one thing grows: in all and for each unit of it, relative to the smallest; and the slope of each step up,
+    relative to that of the first."""
     table = []
     for row in rows:
-        first = next(one for one in rows if one["grows"] == row["grows"])
+        first, second, *_ = series = [one for one in rows if one["grows"] == row["grows"]]
         size, seconds = row["size"] / first["size"], row["seconds"] / first["seconds"]
-        table.append((row["grows"], row["size"], row["seconds"], row["memory_mib"], size, seconds, seconds / size))
-    header = ("what grows", "size", "seconds", "memory_mib", "size / first", "seconds / first", "seconds per unit / first")
+        place = series.index(row)
+        slope = _slope(series[place - 1], row) / _slope(first, second) if place else None
+        table.append((row["grows"], row["size"], row["seconds"], row["memory_mib"], size, seconds, seconds / size, slope))
+    header = (
+        "what grows",
+        "size",
+        "seconds",
+        "memory_mib",
+        "size / first",
+        "seconds / first",
+        "per unit / first",
+        "slope / first",
+    )
     return markdown(header, table)
+
+
+def _slope(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Seconds that a unit more takes."""
+    slope: float = (other["seconds"] - one["seconds"]) / (other["size"] - one["size"])
+    return slope
 
 
 def pipeline_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -110,8 +128,9 @@ def page(results: Mapping[str, Any]) -> str:
         public_table(results["rows"]),
         "## How time grows",
         f"The fused engine, one thing at a time from {start.in_words()} (with a narrow stem and head, so that it is cells that "
-        "are timed). Time grows in proportion where the last column stays at 1, and more slowly where it falls. Cheap and dear "
-        "operations are added in turn.",
+        "are timed). Where time is less than in proportion, `per unit / first` falls below 1. Where it grows linearly, on top of "
+        "what every call costs however small it is, `slope / first` stays near 1: seconds for each unit added, relative to the "
+        "first step up. Cheap and dear operations are added in turn.",
         scaling_table(results["scaling"]),
         "## The input pipeline",
         "Samples a second, read and augmented in the training process alone (`data.workers=0`), of "

@@ -124,7 +124,7 @@ def canned() -> dict[str, Any]:
     row = dict.fromkeys(COLUMNS, 1.5) | {"kernels": 1234, "memory_mib": 512.0, "threads": 2}
     rows = [{**row, "setting": name, "engine": engine} for name in SETTINGS for engine in ENGINES]
     rows += [{**row, "setting": "auto-deeplab", "engine": "fused", "threads": 1, "seconds": 11.3}]
-    grown = [{"grows": "edges", "size": size, "seconds": size / 2 + 1, "memory_mib": 100.0} for size in (2, 4)]
+    grown = [{"grows": "edges", "size": size, "seconds": size / 2 + 1, "memory_mib": 100.0} for size in (2, 4, 6)]
     loaded = {"setting": "darts", "crop": 32, "decoding": 80.0, "kept": 900.0, "used": 30.0}
     return {
         "rows": rows,
@@ -149,7 +149,7 @@ def test_the_page_holds_every_column_and_says_how_it_is_measured() -> None:
     ours = next(line for line in text.splitlines() if line.startswith("| auto-deeplab ") and "| 22.6 " in line)
     assert [cell.strip() for cell in ours.split("|")[2:8]] == ["1", "22.6", "11.3", "2", "3.44", "0.5"]
     grown = next(line for line in text.splitlines() if line.startswith("| edges") and "| 4 " in line)
-    assert [cell.strip() for cell in grown.split("|")[5:8]] == ["2", "1.5", "0.75"]
+    assert [cell.strip() for cell in grown.split("|")[5:9]] == ["2", "1.5", "0.75", "1"]
 
 
 def test_columns_that_were_not_measured_are_left_out() -> None:
