@@ -15,7 +15,7 @@ COLUMNS = {
     "time_ratio": "seconds of plain / seconds",
     "memory_mib": "peak of the process' resident set, less what it held after its imports: supernet, optimizers and step",
     "memory_ratio": "memory of plain / memory",
-    "kernels": "operations that torch carries out in a step (views and allocations aside; one over a list of tensors counts once) "
+    "kernels": "operations that torch carries out in a step (views and allocations aside; one over a list counts once) "
     "and calls of compiled kernels",
     "floor_seconds": "the larger of two: arithmetic of convolutions at the peak of a matrix product, operands of convolutions, "
     "batch norms and poolings at the bandwidth of a copy (benchmarks/floor.py counts both by hand)",
