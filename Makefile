@@ -1,5 +1,6 @@
 # make demo   a whole run on the embedded demo set: search, retrain, evaluate, export, report
 # make test   linter, type checker and the fast tests;   make test-slow   kills, browser, whole commands
+# make bench  what a search step takes on this machine, written to benchmarks/README.md
 # make docs   the tables in docs/ and README.md that are written from the code
 # Each target sets up .venv by itself when it is missing or older than the lists of packages.
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= runs/demo
 
-.PHONY: setup demo test test-slow lint docs clean
+.PHONY: setup demo test test-slow lint bench docs clean
 
 setup: $(STAMP)
 
@@ -33,6 +34,9 @@ test: lint
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --durations 10
+
+bench: $(STAMP)
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/supernet_step.py --write
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_tables.py

@@ -1,0 +1,6 @@
+"""The benchmark's files stand in a folder of scripts, not in a package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
