@@ -84,7 +84,7 @@ class Replay:
             self._warmth[name] = max(self._warmth[name], self._calls[key])
             return self.recorder.plainly(lambda: function(*tensors))
         if key not in self._recordings:
-            arguments = tuple(torch.empty_like(tensor) for tensor in tensors)
+            arguments = tuple(tensor.clone() for tensor in tensors)
             self._recordings[key] = Recording(arguments, *self.recorder.record(lambda: function(*arguments)))
         recording = self._recordings[key]
         for place, tensor in zip(recording.arguments, tensors, strict=True):
