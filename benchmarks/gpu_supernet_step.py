@@ -201,7 +201,7 @@ class Bench:
         return row
 
     def largest(self, case: Case) -> int:
-        """The largest batch whose step fits: doubled until one does not, then halving the interval to an eighth of it; 0: none."""
+        """The largest batch whose step fits: doubled until one does not, then bisected to an eighth; 0: none."""
         fits, fails = 0, 0
         while self.left() > 0 and (not fails or fails - fits > max(1, fails // 8)):
             size = (fits + fails) // 2 if fails else max(case.batch, 2 * fits)
@@ -250,33 +250,17 @@ def rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def markdown(found: list[dict[str, Any]]) -> str:
     """The rows as a table, under what they were measured on."""
     first = next((row for row in found if "error" not in row), found[0])
-    shape = (
-        f"{first['layers']} layers, B={first['blocks']}, F={first['filters']}, crop {first['crop']}, {first['classes']} classes"
-    )
-    place = (
-        f"{first.get('title', first['device'])}, torch {torch.__version__}, Python {platform.python_version()}, {date.today()}"
-    )
-    head = [
-        "engine",
-        "precision",
-        "batch",
-        "weights, s",
-        "both, s",
-        "to plain",
-        "memory, GiB",
-        "kernels",
-        "computing",
-        "search, h",
-    ]
-    lines = [f"Auto-DeepLab's supernet, {shape}; {place}.", ""]
+    shape = f"{first['layers']} layers, B={first['blocks']}, F={first['filters']}, crop {first['crop']}"
+    place = f"{first.get('title', first['device'])}, torch {torch.__version__}, Python {platform.python_version()}"
+    head = ["engine", "precision", "batch", "weights, s", "both, s", "to plain", "memory, GiB", "kernels", "computing"]
+    head.append("search, h")
+    lines = [f"Auto-DeepLab's supernet, {shape}, {first['classes']} classes; {place}; {date.today()}.", ""]
     if first["device"] == "cpu":
         lines += ["Not a measurement of a GPU: on the CPU nothing is replayed.", ""]
     lines += [f"| {' | '.join(cells)} |" for cells in (head, ["--"] * len(head), *map(cells_of, found))]
     hours = f"{WEIGHT_STEPS:,} weight steps and {ARCHITECTURE_STEPS:,} architecture steps of {IMAGES} images"
-    lines += [
-        "",
-        f"*search, h*: {hours}, or as many images in larger batches. *both*: a step of weights, then of the architecture.",
-    ]
+    lines += ["", "*both*: a step of weights, then of the architecture. *computing*: the share of it in which kernels run."]
+    lines += [f"*search, h*: {hours}, or as many images in larger batches."]
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -159,12 +160,12 @@ def test_no_more_graphs_are_kept_than_a_few_and_it_says_so(capsys: pytest.Captur
 
 
 def auto_deeplab_on_meta() -> tuple[nn.Module, nn.Module]:
-    config = auto_deeplab.SearchConfig(layers=4, blocks=2, filters=2, stem=(4, 4, 6), head_width=4)
+    config = auto_deeplab.SearchConfig(layers=3, blocks=2, filters=2, stem=(4, 4, 6), head_width=4)
     sizes = (config.layers, config.blocks, config.filters, config.operations, config.stem, config.head_width)
     return AutoDeepLabSupernet(3, *sizes).to("meta"), auto_deeplab.Relaxation(config, 0).to("meta")
 
 
-def darts_on_meta(parts: int) -> tuple[nn.Module, nn.Module]:
+def darts_on_meta(parts: int = 1) -> tuple[nn.Module, nn.Module]:
     config = darts.SearchConfig(channels=4, layers=3, blocks=2, head_width=4, partial_channels=parts, edge_weights=parts > 1)
     options = darts.supernet_options(config, DartsOptions(form="segmentation", channels=4, layers=3, aspp_rates=(1,)))
     supernet = DartsSupernet(3, options, config.blocks, config.operations, parts)
@@ -176,7 +177,7 @@ FUSED = pytest.param(True, marks=pytest.mark.xfail(reason="the fused engine copi
 
 
 @pytest.mark.parametrize("fused", [False, FUSED])
-@pytest.mark.parametrize("make", [auto_deeplab_on_meta, lambda: darts_on_meta(1), lambda: darts_on_meta(2)])
+@pytest.mark.parametrize("make", [auto_deeplab_on_meta, darts_on_meta, partial(darts_on_meta, 2)])
 def test_the_steps_of_a_search_copy_nothing_from_the_host(make: Callable[[], Any], fused: bool) -> None:
     """Neither tensors made of Python's numbers nor values that Python reads: no graph could hold them."""
     supernet, relaxation = make()
@@ -200,7 +201,7 @@ def test_the_steps_of_a_search_copy_nothing_from_the_host(make: Callable[[], Any
 
 @pytest.mark.parametrize(
     "work",
-    [lambda x: x[[0, 1]], lambda x: x * x.new_tensor([1.0, 2.0]), lambda x: x @ torch.tensor([[1.0, 2.0]]).to(x.device).t()],
+    [lambda x: x[[0, 1]], lambda x: x * x.new_tensor([1.0, 2.0]), lambda x: x * torch.tensor([1.0, 2.0]).to(x.device)],
 )
 def test_what_comes_from_the_host_is_found(work: Callable[[Tensor], Tensor]) -> None:
     assert host_copies(work, [torch.empty(2, 2, device="meta")]).found
@@ -236,7 +237,7 @@ def test_steps_on_a_gpu_are_the_same_with_and_without_graphs() -> None:
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 def test_a_search_on_a_gpu_takes_the_same_steps_with_and_without_graphs(name: str, engine: str) -> None:
     """Ten steps of both kinds in float64: weights, alpha, beta, running statistics."""
-    make = auto_deeplab_on_meta if name == "auto-deeplab" else lambda: darts_on_meta(1)
+    make = auto_deeplab_on_meta if name == "auto-deeplab" else darts_on_meta
     found = []
     for graphs in (False, True):
         device = launch(DeviceConfig(accelerator="cuda", graphs=graphs))
@@ -256,7 +257,7 @@ def test_a_search_on_a_gpu_takes_the_same_steps_with_and_without_graphs(name: st
 def ten_steps(supernet: Any, relaxation: Any, replay: Replay, fused: bool, path: bool) -> list[Tensor]:
     choose_engine(supernet, fused)
     if path:  # buffers that are no statistics
-        fresh = auto_deeplab.Relaxation(auto_deeplab.SearchConfig(layers=4, blocks=2, filters=2), 0)
+        fresh = auto_deeplab.Relaxation(auto_deeplab.SearchConfig(layers=3, blocks=2, filters=2), 0)
         relaxation.possible.copy_(fresh.possible)
         relaxation.exists.copy_(fresh.exists)
     weights, variables = list(supernet.parameters()), list(relaxation.parameters())
