@@ -175,7 +175,8 @@ class SupernetSearch(ABC):
         return self.job.device.images(batch.images), self.job.device.labels(batch.labels)
 
     def replay(self, function: Callable[[Tensor, Tensor], Any], batch: Batch) -> Any:
-        """`function(images, labels)` of a batch. On a GPU a recording of it, where all that it gives is good until the next."""
+        """`function(images, labels)` of a batch; on a GPU a recording of it (training/replay.py): what it gives is good until the
+        next call."""
         return self.replays(function, *self.placed(batch))
 
     def at_step(self) -> AbstractContextManager[None]:
@@ -373,7 +374,7 @@ def write_search(this: SupernetSearch, run: Run) -> None:
 
 
 def preflight(this: SupernetSearch) -> Measurement:
-    """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
+    """A few real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     config, job = this.config, this.job
     if config.engine == "fused" and job.device.device.type == "cpu" and kernels.library() is None:
         console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")

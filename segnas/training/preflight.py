@@ -24,12 +24,12 @@ SMALLEST = 33  # pixels: below this the coarsest map is a single pixel at stride
 
 @dataclass(frozen=True)
 class Measurement:
-    """Two real steps of one stage on a copy. memory_bytes: peak of the steps on the device (on the CPU: of the process)."""
+    """A few real steps of one stage on a copy. memory_bytes: peak of the steps on the device (on the CPU: of the process)."""
 
     stage: str
     steps: int
     seconds_per_step: float
-    seconds: float  # of the whole stage, from the second step
+    seconds: float  # of the whole stage, from the last of them
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
     epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
