@@ -59,6 +59,7 @@ MEANINGS = {  # of what all runs have, then of what searches through a supernet 
     "device.precision": "`32`, or `bf16`: mixed, weights stay in float32",
     "device.channels_last": "NHWC memory format, faster for dense convolutions",
     "device.threads": "CPU threads of torch; `null` leaves torch's own number",
+    "device.graphs": "on a GPU a search's steps are recorded and replayed (CUDA graphs): far fewer launches. No effect on a CPU",
     "retrain.epochs": "length of the training",
     "retrain.steps": "length in steps; takes the place of the epochs when given",
     "retrain.batch_size": "images a step, of all processes together",

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 Average = Callable[[Sequence[Tensor]], None]  # in place, over the processes
+Gradients = Sequence[Tensor | None]  # None for what the loss does not depend on: it is not moved
 
 
 @contextlib.contextmanager
@@ -30,46 +31,38 @@ def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
+def gradients_of(loss: Tensor, variables: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The value of `loss`, then its gradient for each variable; it must depend on nothing else that has one."""
+    loss.backward()
+    gradients = [variable.grad for variable in variables]
+    for variable in variables:
+        variable.grad = None
+    return loss.detach(), *gradients
+
+
 def architecture_step(
-    loss: Tensor, variables: Sequence[Tensor], optimizer: torch.optim.Optimizer, average: Average | None = None
+    variables: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, average: Average | None = None
 ) -> None:
-    """Move the architecture variables against the gradient of `loss`, computed while the weights are `frozen`."""
-    gradients = torch.autograd.grad(loss, variables)
+    """Move the architecture variables against gradients that were computed while the weights are `frozen`."""
     if average is not None:
-        average(gradients)
+        average([gradient for gradient in gradients if gradient is not None])
     move(variables, gradients, optimizer)
 
 
-def move(variables: Sequence[Tensor], gradients: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """A step of the optimizer of `variables` with these gradients."""
+def move(variables: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
+    """A step of the optimizer of `variables` with these gradients, their norm clipped to `clip_norm` (0: not clipped)."""
     for variable, gradient in zip(variables, gradients, strict=True):
         variable.grad = gradient
+    if clip_norm > 0:
+        nn.utils.clip_grad_norm_(variables, clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def weight_step(
-    loss: Tensor,
-    weights: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    clip_norm: float,
-    average: Average | None = None,
+    weights: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, clip_norm: float, average: Average | None = None
 ) -> None:
-    """Move the weights against the gradient of `loss`, its norm clipped to `clip_norm` (0: not clipped).
-
-    The mixture must have been built from detached variables: then no gradient of the architecture is computed.
-    """
-    loss.backward()
+    """The same for the weights, clipped; the gradients are of a mixture that was built from detached variables."""
     if average is not None:
-        average([weight.grad for weight in weights if weight.grad is not None])
-    if clip_norm > 0:
-        nn.utils.clip_grad_norm_(weights, clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def entropy(probabilities: Tensor) -> float:
-    """Mean entropy of the rows in nats; rows that sum to 0 are left out. (..., options) -> number."""
-    rows = probabilities.detach().double().reshape(-1, probabilities.shape[-1])
-    rows = rows[rows.sum(dim=1) > 0]
-    return float(torch.special.entr(rows).sum(dim=1).mean())
+        average([gradient for gradient in gradients if gradient is not None])
+    move(weights, gradients, optimizer, clip_norm)

@@ -1,10 +1,13 @@
-"""From the probabilities of a supernet to an architecture: the strongest edges of a cell, the best path of a trellis."""
+"""From the probabilities of a supernet to an architecture: the strongest edges of a cell, the best path of a trellis; and how
+decided they are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def strongest_edges(
@@ -55,3 +58,10 @@ def viterbi(beta: np.ndarray, moves: Sequence[int] = (-1, 0, 1), start: int = 0)
     for layer in range(layers - 1, 0, -1):
         path.append(int(came_from[layer, path[-1]]))
     return tuple(reversed(path))
+
+
+def entropy(probabilities: Tensor) -> float:
+    """Mean entropy of the rows in nats; rows that sum to 0 are left out. (..., options) -> number."""
+    rows = probabilities.detach().double().reshape(-1, probabilities.shape[-1])
+    rows = rows[rows.sum(dim=1) > 0]
+    return float(torch.special.entr(rows).sum(dim=1).mean())

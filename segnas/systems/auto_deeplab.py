@@ -38,8 +38,8 @@ from segnas.randomness import forked, numpy_generator
 from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, NetworkOptions
 from segnas.spaces.cells import Block, edges, states_of
 from segnas.spaces.choice import sample
-from segnas.strategies.bilevel import architecture_step, entropy, frozen, weight_step
-from segnas.strategies.decoding import strongest_edges, viterbi
+from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step
+from segnas.strategies.decoding import entropy, strongest_edges, viterbi
 from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
 from segnas.systems.settings import RunConfig, run_preset
@@ -134,11 +134,20 @@ class Search(SupernetSearch):
             )
         super().__init__(job, supernet, Relaxation(config, job.config.seed))
 
-    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor, mixture: Mixture) -> Tensor:
         """Cross-entropy of the supernet under a mixture."""
         with self.job.device.autocast():
-            logits = self.supernet(self.job.device.images(batch.images), mixture)
-        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
+            logits = self.supernet(images, mixture)
+        return cross_entropy(logits, labels, average=self.job.device.average)
+
+    def weight_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
+        """The loss, and its gradient for each weight."""
+        return gradients_of(self.loss(images, labels, self.relaxation.mixture(detached=True)), self.weights)
+
+    def architecture_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
+        """The loss, and its gradients for alpha and beta."""
+        with frozen(self.weights):
+            return gradients_of(self.loss(images, labels, self.relaxation.mixture()), self.variables)
 
     def search_step(self, batch_a: Batch, batch_b: Batch) -> None:
         """One step of weights on trainA, then, from the set epoch on, one step of alpha and beta on trainB (section 4.1)."""
@@ -148,14 +157,13 @@ class Search(SupernetSearch):
         rate = cosine(position, config.epochs * self.steps, config.learning_rate, config.final_learning_rate)
         set_learning_rate(self.weight_optimizer, rate)
         with self.at_step():
-            loss = self.loss(batch_a, self.relaxation.mixture(detached=True))
-            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm, average)
-            self.sums[0] += loss.detach()
+            loss, *gradients = self.replay(self.weight_gradients, batch_a)
+            weight_step(self.weights, gradients, self.weight_optimizer, config.clip_norm, average)
+            self.sums[0] += loss
             if self.epoch >= config.architecture_from_epoch:
-                with frozen(self.weights):
-                    loss = self.loss(batch_b, self.relaxation.mixture())
-                architecture_step(loss, self.variables, self.architecture_optimizer, average)
-                self.sums[1] += loss.detach()
+                loss, *gradients = self.replay(self.architecture_gradients, batch_b)
+                architecture_step(self.variables, gradients, self.architecture_optimizer, average)
+                self.sums[1] += loss
         self.step += 1
 
     def decode(self, mixture: Mixture) -> AutoDeepLab:

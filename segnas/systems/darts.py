@@ -50,9 +50,9 @@ from segnas.runs.progress import console
 from segnas.spaces.cells import edges, states_of
 from segnas.spaces.choice import sample
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsOptions, DartsSpace, cell_of
-from segnas.strategies.bilevel import architecture_step, entropy, frozen, move, weight_step
+from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, move, weight_step
 from segnas.strategies.curvature import eigenvalues, epoch_to_return_to, epochs_needed
-from segnas.strategies.decoding import strongest_edges
+from segnas.strategies.decoding import entropy, strongest_edges
 from segnas.strategies.second_order import unrolled_gradients
 from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
@@ -174,22 +174,21 @@ class Search(SupernetSearch):
         with self.at_step():
             if self.epoch >= config.architecture_from_epoch:
                 self.sums[1] += self.architecture_step(batch_a, batch_b)
-            loss = self.loss(batch_a, self.relaxation.mixture(detached=True))
-            weight_step(loss, self.weights, self.weight_optimizer, config.clip_norm, self.job.device.average)
-            self.sums[0] += loss.detach()
+            loss, *gradients = self.replay(self.weight_gradients, batch_a)
+            weight_step(self.weights, gradients, self.weight_optimizer, config.clip_norm, self.job.device.average)
+            self.sums[0] += loss
         self.step += 1
 
     def architecture_step(self, batch_a: Batch, batch_b: Batch) -> Tensor:
         """Move alpha (and beta) by the gradient of the chosen order; the loss on trainB."""
         if self.job.config.search.order == "first":
-            with frozen(self.weights):
-                loss = self.loss(batch_b, self.relaxation.mixture())
-            architecture_step(loss, self.variables, self.architecture_optimizer, self.job.device.average)
-            return loss.detach()
-        gradients, loss = unrolled_gradients(
+            loss, *gradients = self.replay(self.architecture_gradients, batch_b)
+            architecture_step(self.variables, gradients, self.architecture_optimizer, self.job.device.average)
+            return loss
+        gradients, loss = unrolled_gradients(  # never replayed: the rate of the step that it looks through changes
             self.supernet,
-            lambda weights: self.loss(batch_a, self.relaxation.mixture(), weights),
-            lambda weights: self.loss(batch_b, self.relaxation.mixture(), weights),
+            lambda weights: self.loss(*self.placed(batch_a), self.relaxation.mixture(), weights),
+            lambda weights: self.loss(*self.placed(batch_b), self.relaxation.mixture(), weights),
             self.variables,
             self.weight_optimizer,
             self.job.device.average,
@@ -197,12 +196,20 @@ class Search(SupernetSearch):
         move(self.variables, gradients, self.architecture_optimizer)
         return loss
 
-    def loss(self, batch: Batch, mixture: Mixture, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    def weight_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
+        """The loss, and its gradient for each weight."""
+        return gradients_of(self.loss(images, labels, self.relaxation.mixture(detached=True)), self.weights)
+
+    def architecture_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
+        """The loss, and its gradients of first order for alpha (and beta)."""
+        with frozen(self.weights):
+            return gradients_of(self.loss(images, labels, self.relaxation.mixture()), self.variables)
+
+    def loss(self, images: Tensor, labels: Tensor, mixture: Mixture, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Cross-entropy of the supernet under a mixture, with `weights` (by name) in the place of its own."""
         with self.job.device.autocast():
-            inputs = (self.job.device.images(batch.images), mixture)
-            logits = functional_call(self.supernet, dict(weights or {}), inputs)
-        return cross_entropy(logits, self.job.device.labels(batch.labels), average=self.job.device.average)
+            logits = functional_call(self.supernet, dict(weights or {}), (images, mixture))
+        return cross_entropy(logits, labels, average=self.job.device.average)
 
     def decode(self, mixture: Mixture) -> Darts:
         """The architecture that a mixture stands for, in the form that is retrained."""
@@ -233,12 +240,11 @@ class Search(SupernetSearch):
 
     def curvature(self) -> float:
         """The dominant eigenvalue of the Hessian in alpha on a batch of trainB, weight decay included, in float32."""
-        batch = next(self.train_b.epoch(self.epoch))
-        device = self.job.device
+        images, labels = self.placed(next(self.train_b.epoch(self.epoch)))
+        average = self.job.device.average
         with batch_statistics(self.supernet), plain_engine(self.supernet), torch.enable_grad():
-            logits = self.supernet(device.images(batch.images), self.relaxation.mixture())
-            loss = cross_entropy(logits, device.labels(batch.labels), average=device.average)
-            return float(eigenvalues(loss, self.variables, device.average)[-1]) + self.config.architecture_weight_decay
+            loss = cross_entropy(self.supernet(images, self.relaxation.mixture()), labels, average=average)
+            return float(eigenvalues(loss, self.variables, average)[-1]) + self.config.architecture_weight_decay
 
     def returns_to(self) -> int | None:
         """The epoch from before the curvature grew, when it has."""
@@ -283,6 +289,8 @@ def search(job: Job) -> Darts:
     needed = epochs_needed(config.curvature_every)
     if config.stop_by_curvature and config.epochs < needed:
         console.print(f"note: the curvature is recorded, but to stop by it a search needs search.epochs={needed} or more")
+    if config.order == "second" and job.device.device.type == "cuda" and job.config.device.graphs:
+        console.print("note: the gradient of second order is computed without a CUDA graph, the step of the weights with one")
     found: Darts = supernet_search.search(Search(job))
     return found
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import torch
@@ -129,6 +130,7 @@ class SupernetSearch(ABC):
         self.scored = self._batches([half_b[place] for place in scored], plain, "scored", shared=False)
         self.steps = min(len(self.train_a), len(self.train_b), config.steps_per_epoch or len(self.train_a))
         self.epoch = self.step = 0
+        self.replays = job.device.replay()
         self.sums = torch.zeros(2, device=job.device.device)  # losses of the weights and of the architecture, this epoch
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -168,6 +170,15 @@ class SupernetSearch(ABC):
         seed, key = job.config.seed, "search.batch_size"
         return TrainingBatches(job.dataset, "train", indices, data, job.normalization, size, seed, stream, key, *part)
 
+    def placed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device."""
+        return self.job.device.images(batch.images), self.job.device.labels(batch.labels)
+
+    def replay(self, function: Callable[[Tensor, Tensor], Any], batch: Batch) -> Any:
+        """`function(images, labels)` of a batch; on a GPU a recording of it (training/replay.py): what it gives is good until the
+        next call."""
+        return self.replays(function, *self.placed(batch))
+
     def at_step(self) -> AbstractContextManager[None]:
         """Around a step: torch's generators as seeded for it (and for this process), whatever ran before."""
         rank = self.job.device.global_rank
@@ -175,8 +186,9 @@ class SupernetSearch(ABC):
 
     def pairs(self) -> Iterator[tuple[Batch, Batch]]:
         """The batches of trainA and trainB of this epoch that are not done yet."""
-        both = zip(self.train_a.epoch(self.epoch, self.step), self.train_b.epoch(self.epoch, self.step), strict=False)
-        return (pair for _, pair in zip(range(self.step, self.steps), both, strict=False))
+        left = self.steps - self.step
+        halves = (islice(batches.epoch(self.epoch, self.step), left) for batches in (self.train_a, self.train_b))
+        return zip(*(self.job.device.ahead(half) for half in halves), strict=True)
 
     @torch.no_grad()
     def score(self, mixture: Any) -> float:
@@ -225,6 +237,8 @@ class SupernetSearch(ABC):
 def search(this: SupernetSearch) -> Architecture:
     """Search, watch, decode: from the training set to an architecture. Continues from checkpoints/search.pt when it is there."""
     run, config, device = this.job.run, this.config, this.job.device
+    if device.config.graphs and device.device.type == "cuda" and device.world_size > 1:
+        console.print("note: several processes compute their steps without CUDA graphs (device.graphs)")
     saved = run.load_checkpoint("search")
     if saved is not None:
         this.load(saved)
@@ -360,7 +374,7 @@ def write_search(this: SupernetSearch, run: Run) -> None:
 
 
 def preflight(this: SupernetSearch) -> Measurement:
-    """Two real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
+    """A few real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     config, job = this.config, this.job
     if config.engine == "fused" and job.device.device.type == "cpu" and compiled.library() is None:
         console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
@@ -371,7 +385,8 @@ def preflight(this: SupernetSearch) -> Measurement:
     steps = config.epochs * this.steps
     width = int(getattr(config, this.width_key.split(".")[1]))
     size = Size(config.crop, config.batch_size, width, "search.crop", "search.batch_size", this.width_key)
-    measured = measure("search", lambda some: this.search_step(some, some), batch, steps, job.device.device, size, this.supernet)
+    step, warm_up = lambda some: this.search_step(some, some), this.replays.warm_up
+    measured = measure("search", step, batch, steps, job.device.device, size, this.supernet, warm_up)
     both = 1 - config.architecture_from_epoch / config.epochs  # the other steps move weights alone
     share = both + (1 - both) * this.weights_share
     measured = dataclasses.replace(measured, seconds=measured.seconds * share)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,9 +25,12 @@ from torch import Tensor, nn
 from torch import distributed as connected
 
 from segnas.config import configuration
+from segnas.data.loading import Batch
 from segnas.errors import Disconnected, UserError
 from segnas.processes import on_this_machine, world
 from segnas.runs.progress import console
+from segnas.training.ahead import ahead
+from segnas.training.replay import CudaRecorder, Replay
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # that processes wait for one which checks a large set or measures; torchrun sees those that end
@@ -41,6 +44,7 @@ class DeviceConfig:
     precision: Literal["32", "bf16"] = "32"  # bf16: mixed, weights stay in float32
     channels_last: bool = False  # NHWC memory for images and weights; faster for dense convolutions
     threads: PositiveInt | None = None  # CPU threads of torch; None leaves torch's own number
+    graphs: bool = True  # on a GPU the steps of a search are replayed as CUDA graphs; no effect on the CPU
 
 
 class Device(Fabric):
@@ -102,6 +106,20 @@ class Device(Fabric):
     def labels(self, labels: Tensor) -> Tensor:
         """Labels or other tensors on the device."""
         return labels.to(self.device, non_blocking=True)
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; on a GPU the next one is copied there while one is in use."""
+        if self.device.type != "cuda":
+            return iter(batches)
+        return ahead(batches, self.device, lambda batch: Batch(self.images(batch.images), self.labels(batch.labels), batch.names))
+
+    def replay(self) -> Replay:
+        """What calls functions of tensors; on a GPU it records and replays them, in a single process and if `graphs` says so.
+
+        Several processes reduce in the midst of a loss, which is no part of a recording.
+        """
+        recorded = self.config.graphs and self.device.type == "cuda" and self.world_size == 1
+        return Replay(CudaRecorder(self.device) if recorded else None)
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:

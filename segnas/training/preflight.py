@@ -24,12 +24,12 @@ SMALLEST = 33  # pixels: below this the coarsest map is a single pixel at stride
 
 @dataclass(frozen=True)
 class Measurement:
-    """Two real steps of one stage on a copy. memory_bytes: peak of the steps on the device (on the CPU: of the process)."""
+    """A few real steps of one stage on a copy. memory_bytes: peak of the steps on the device (on the CPU: of the process)."""
 
     stage: str
     steps: int
     seconds_per_step: float
-    seconds: float  # of the whole stage, from the second step
+    seconds: float  # of the whole stage, from the last of them
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
     epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
@@ -55,9 +55,16 @@ class Size:
 
 
 def measure(
-    stage: str, step: Callable[[Batch], None], batch: Batch, steps: int, device: torch.device, size: Size, network: nn.Module
+    stage: str,
+    step: Callable[[Batch], None],
+    batch: Batch,
+    steps: int,
+    device: torch.device,
+    size: Size,
+    network: nn.Module,
+    warm_up: int = 1,
 ) -> Measurement:
-    """Run `step` on a quarter of the batch's area, see whether the whole would fit, then run it twice and time the second.
+    """Run `step` on a quarter of the batch's area, see whether the whole would fit, run it `warm_up` times and time one more.
 
     Several processes measure together, each with its part of the batch: their steps wait for one another.
     Raises UserError with the settings that would fit when the memory does not suffice.
@@ -67,9 +74,10 @@ def measure(
     available = available_memory(device)
     fixed = growing = seconds = 0.0
 
-    def two_steps() -> None:
+    def some_steps() -> None:
         nonlocal seconds
-        step(batch)
+        for _ in range(warm_up):
+            step(batch)
         synchronize(device)
         started = time.perf_counter()
         step(batch)
@@ -83,7 +91,7 @@ def measure(
         growing = peak_memory(lambda: step(part_of(batch, rows, columns)), device) - fixed
         growing *= height * width / (rows * columns)
         require_memory(fixed, growing, available, size, stage)
-        memory = peak_memory(two_steps, device)
+        memory = peak_memory(some_steps, device)
     except torch.OutOfMemoryError:  # only a GPU says so; what did not fit is at least a tenth over what is there
         require_memory(fixed, max(growing, 1.1 * available - fixed), available, size, stage)
         raise

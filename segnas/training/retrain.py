@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,9 @@ class Retraining:
 
     def remaining_batches(self) -> Iterator[Batch]:
         """The batches of the current epoch that are not done yet."""
-        return self.batches.epoch(self.step // len(self.batches), self.step % len(self.batches))
+        done = self.step % len(self.batches)
+        batches = self.batches.epoch(self.step // len(self.batches), done)
+        return self.device.ahead(islice(batches, self.steps - self.step))
 
     def train_step(self, batch: Batch) -> None:
         """One step: forward, backward, average over the processes, clip, move the weights, follow them with their average."""

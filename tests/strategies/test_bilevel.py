@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segnas.strategies.bilevel import architecture_step, entropy, weight_step
+from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step
 
 
 class Mixed(nn.Module):
@@ -52,7 +52,9 @@ def test_an_architecture_step_is_adam_and_touches_no_weight() -> None:
         square = 0.999 * square + 0.001 * gradient**2
         expected = expected - 0.05 * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
 
-        architecture_step(network.loss(alpha), [alpha], optimizer)
+        with frozen(list(network.parameters())):
+            _, *gradients = gradients_of(network.loss(alpha), [alpha])
+        architecture_step([alpha], gradients, optimizer)
         np.testing.assert_allclose(alpha.detach().numpy(), expected, rtol=1e-6)
         assert alpha.grad is None
     for parameter, value in zip(network.parameters(), before, strict=True):
@@ -72,7 +74,10 @@ def test_a_weight_step_is_clipped_sgd_and_leaves_the_architecture(clip_norm: flo
     scale = min(1.0, clip_norm / norm) if clip_norm else 1.0
     expected = [weight.detach() - 0.5 * scale * gradient for weight, gradient in zip(weights, gradients, strict=True)]
 
-    weight_step(network.loss(alpha.detach()), weights, optimizer, clip_norm)
+    loss, *found = gradients_of(network.loss(alpha.detach()), weights)
+    assert not loss.requires_grad
+    assert loss == network.loss(alpha)
+    weight_step(weights, found, optimizer, clip_norm)
     for weight, value in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.detach(), value, rtol=1e-4, atol=0)
         assert weight.grad is None
@@ -90,18 +95,22 @@ def test_gradients_are_averaged_before_they_are_clipped_and_used() -> None:
 
     for one, alpha, factor, given in ((network, alphas[0], 1, average), (other, alphas[1], 2, None)):
         weights = list(one.parameters())
-        weight_step(factor * one.loss(alpha.detach()), weights, torch.optim.SGD(weights, lr=0.5), 0.5, given)
-        architecture_step(factor * one.loss(alpha), [alpha], torch.optim.SGD([alpha], lr=0.5), given)
+        _, *gradients = gradients_of(factor * one.loss(alpha.detach()), weights)
+        weight_step(weights, gradients, torch.optim.SGD(weights, lr=0.5), 0.5, given)
+        with frozen(weights):
+            _, *gradients = gradients_of(factor * one.loss(alpha), [alpha])
+        architecture_step([alpha], gradients, torch.optim.SGD([alpha], lr=0.5), given)
     assert torch.equal(*alphas)
     for weight, value in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(weight, value, rtol=1e-12, atol=0)
 
 
-def test_entropy_is_the_mean_over_rows_that_hold_something() -> None:
-    rows = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 3))
-    rows[1, 2] = 0  # a node that does not exist
-    rows[2, 0] = [0, 1, 0, 0, 0]
-    expected = [-(row[row > 0] * np.log(row[row > 0])).sum() for row in rows.reshape(-1, 5) if row.sum() > 0]
-    assert len(expected) == 11
-    assert entropy(torch.from_numpy(rows)) == pytest.approx(np.mean(expected), abs=1e-12)
-    assert entropy(torch.full((2, 4), 0.25)) == pytest.approx(np.log(4))
+def test_what_the_loss_does_not_depend_on_is_not_moved() -> None:
+    """Not even by weight decay, as torch's optimizers treat what has no gradient."""
+    network, unused = Mixed(), nn.Parameter(torch.ones(2, dtype=torch.float64))
+    weights = [*network.parameters(), unused]
+    before = [weight.detach().clone() for weight in weights]
+    _, *gradients = gradients_of(network.loss(torch.zeros(2, dtype=torch.float64)), weights)
+    assert [gradient is None for gradient in gradients] == [False, False, True]
+    weight_step(weights, gradients, torch.optim.SGD(weights, lr=0.5, weight_decay=0.1), 5.0, lambda tensors: None)
+    assert [torch.equal(weight, value) for weight, value in zip(weights, before, strict=True)] == [False, False, True]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from segnas.spaces.auto_deeplab import OPERATIONS, moves
 from segnas.spaces.cells import edges
-from segnas.strategies.decoding import strongest_edges, viterbi
+from segnas.strategies.decoding import entropy, strongest_edges, viterbi
 
 
 def all_paths(layers: int) -> np.ndarray:
@@ -114,3 +115,13 @@ def test_the_order_is_that_of_strength_and_ties_go_to_the_lower_index() -> None:
 def test_only_none_is_refused() -> None:
     with pytest.raises(ValueError, match="none"):
         strongest_edges(np.ones((2, 1)), [[0, 1]], ["none"])
+
+
+def test_entropy_is_the_mean_over_rows_that_hold_something() -> None:
+    rows = np.random.default_rng(0).dirichlet(np.ones(5), size=(4, 3))
+    rows[1, 2] = 0  # a node that does not exist
+    rows[2, 0] = [0, 1, 0, 0, 0]
+    expected = [-(row[row > 0] * np.log(row[row > 0])).sum() for row in rows.reshape(-1, 5) if row.sum() > 0]
+    assert len(expected) == 11
+    assert entropy(torch.from_numpy(rows)) == pytest.approx(np.mean(expected), abs=1e-12)
+    assert entropy(torch.full((2, 4), 0.25)) == pytest.approx(np.log(4))

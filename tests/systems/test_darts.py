@@ -75,7 +75,7 @@ def test_the_gradient_reaches_every_variable(settings: dict[str, Any], make_job:
     this.supernet.double().train()
     this.relaxation.double()
     batch, _ = next(this.pairs())
-    gradients = torch.autograd.grad(this.loss(doubled(batch), this.relaxation.mixture()), this.variables)
+    gradients = torch.autograd.grad(this.loss(*this.placed(doubled(batch)), this.relaxation.mixture()), this.variables)
     assert len(gradients) == (4 if settings else 2)
     assert all(bool(gradient.all()) for gradient in gradients)
 
@@ -239,15 +239,15 @@ def test_the_search_sees_the_training_set_alone_in_two_disjoint_halves(make_job:
     assert set(this.scored.indices) <= set(this.train_b.indices)
 
 
-def watched_losses(this: Search, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], bool, bool]]:
-    """(images, whether alpha may learn from it, whether with other weights) of each loss from now on."""
-    seen: list[tuple[tuple[str, ...], bool, bool]] = []
+def watched_losses(this: Search, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
+    """(where the labels lie, whether alpha may learn from them, whether with other weights) of each loss from now on."""
+    seen: list[tuple[int, bool, bool]] = []
     loss = this.loss
 
-    def watched(batch: Batch, mixture: Any, weights: Any = None) -> Tensor:
+    def watched(images: Tensor, labels: Tensor, mixture: Any, weights: Any = None) -> Tensor:
         own = weights is None or all(weights[name] is weight for name, weight in this.supernet.named_parameters())
-        seen.append((batch.names, mixture.normal.requires_grad or mixture.reduction.requires_grad, not own))
-        return loss(batch, mixture, weights)
+        seen.append((labels.data_ptr(), mixture.normal.requires_grad or mixture.reduction.requires_grad, not own))
+        return loss(images, labels, mixture, weights)
 
     monkeypatch.setattr(this, "loss", watched)
     return seen
@@ -261,21 +261,22 @@ def test_alpha_steps_first_on_train_b_and_the_weights_then_on_train_a(
     this = Search(make_job(config=tiny_darts(order=order, **PARTIAL)))
     seen = watched_losses(this, monkeypatch)
     batch_a, batch_b = next(this.pairs())
+    half_a, half_b = batch_a.labels.data_ptr(), batch_b.labels.data_ptr()
     variables, weights = ([tensor.detach().clone() for tensor in group] for group in (this.variables, this.weights))
     this.search_step(batch_a, batch_b)
-    assert seen == [(batch_a.names, False, False)]
+    assert seen == [(half_a, False, False)]
     assert all(torch.equal(now, then) for now, then in zip(this.variables, variables, strict=True))
     assert any(not torch.equal(now, then) for now, then in zip(this.weights, weights, strict=True))
     assert float(this.sums[1]) == 0
     this.epoch = 1
     seen.clear()
     this.search_step(batch_a, batch_b)
-    last = (batch_a.names, False, False)
+    last = (half_a, False, False)
     if order == "first":
-        assert seen == [(batch_b.names, True, False), last]
+        assert seen == [(half_b, True, False), last]
     else:
-        shifted = (batch_a.names, True, True)
-        assert seen == [(batch_a.names, True, False), (batch_b.names, True, True), shifted, shifted, last]
+        shifted = (half_a, True, True)
+        assert seen == [(half_a, True, False), (half_b, True, True), shifted, shifted, last]
     assert all(not torch.equal(now, then) for now, then in zip(this.variables, variables, strict=True))
     assert all(tensor.grad is None for tensor in [*this.variables, *this.weights])
     assert float(this.sums[1]) > 0
@@ -355,9 +356,10 @@ def test_the_steps_are_those_of_a_plain_implementation(
     this.relaxation.double()
     handed: list[list[Tensor]] = []
 
-    def noting(variables: Any, gradients: Any, optimizer: Any) -> None:
-        handed.append([gradient.clone() for gradient in gradients])
-        move(variables, gradients, optimizer)
+    def noting(variables: Any, gradients: Any, optimizer: Any, clip_norm: float = 0.0) -> None:
+        if optimizer is this.architecture_optimizer:
+            handed.append([gradient.clone() for gradient in gradients])
+        move(variables, gradients, optimizer, clip_norm)
 
     monkeypatch.setattr(darts, "move", noting)
     monkeypatch.setattr("segnas.strategies.bilevel.move", noting)
