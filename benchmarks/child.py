@@ -30,11 +30,10 @@ from segnas.data.demo import Demo
 from segnas.data.loading import TrainingBatches
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import UserError
-from segnas.nets import kernels
+from segnas.nets import compiled
 from settings import ENGINES, Setting, setting_of
 from step import SearchStep
 
-COMPILED: Any = getattr(kernels, "compiled", kernels)  # what holds `library` and `_call`
 NO_WORK = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh"}  # besides views
 NO_WORK |= {"detach", "_unsafe_view", "squeeze_", "unsqueeze_", "t_", "transpose_"}  # views too, by another name
 DRAWN_SIZE, DRAWN_TRAIN, DRAWN_VAL = (360, 480), 48, 2  # of the drawn scenes that are decoded
@@ -66,9 +65,9 @@ def take_steps(setting: Setting, engine: str) -> None:
     def work() -> None:
         nonlocal step, before, last
         before = resident_memory()
-        compiled = not ENGINES[engine].fused or COMPILED.library() is not None
+        ready = not ENGINES[engine].fused or compiled.library() is not None
         step = SearchStep(setting, ENGINES[engine])
-        answer(ready=True, compiled=compiled, threads=torch.get_num_threads(), torch=torch.__version__)
+        answer(ready=True, compiled=ready, threads=torch.get_num_threads(), torch=torch.__version__)
         for line in sys.stdin:
             last = line.strip()
             if last != "step":
@@ -99,18 +98,18 @@ class Counter(TorchDispatchMode):
 
 def count_kernels(step: SearchStep) -> int:
     """Operations of torch and calls of compiled kernels in one step."""
-    call = COMPILED._call
+    call = compiled._call
     with Counter() as counter:
 
         def counted(*arguments: Any) -> None:
             counter.count += 1
             call(*arguments)
 
-        COMPILED._call = counted
+        compiled._call = counted  # type: ignore[assignment]
         try:
             step()
         finally:
-            COMPILED._call = call
+            compiled._call = call
     return counter.count
 
 

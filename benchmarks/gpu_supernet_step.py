@@ -37,7 +37,7 @@ from segnas.data.base import Classes, Sample
 from segnas.data.loading import Batch
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import UserError
-from segnas.nets import kernels
+from segnas.nets import compiled
 from segnas.runs.run import Run
 from segnas.systems.auto_deeplab import AutoDeepLabConfig, Search, SearchConfig
 from segnas.systems.base import Job
@@ -136,7 +136,7 @@ def measure(case: Case) -> dict[str, Any]:
             **dataclasses.asdict(case),
             "title": this.job.device.title,
             "torch": torch.__version__,
-            "compiled": device.type == "cpu" and kernels.library() is not None,
+            "compiled": device.type == "cpu" and compiled.library() is not None,
             "replays": this.replays.recorder is not None,
             "seconds_weights": found["weights"],
             "seconds_both": found["both"],

@@ -13,7 +13,7 @@ from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
 from segnas.nets.fused import choose_engine
 from segnas.spaces.darts import DartsOptions
-from segnas.strategies.bilevel import architecture_step, frozen, move, weight_step
+from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, move, weight_step
 from segnas.strategies.second_order import unrolled_gradients
 from segnas.systems import auto_deeplab, darts
 from segnas.tasks.base import cross_entropy
@@ -47,7 +47,11 @@ class SearchStep:
         self.supernet.train().to(memory_format=layout)  # type: ignore[call-overload]
         self.weights, self.variables = list(self.supernet.parameters()), list(self.relaxation.parameters())
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, self.config.learning_rate, self.config.momentum, weight_decay=self.config.weight_decay
+            self.weights,
+            self.config.learning_rate,
+            self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            fused=not engine.all_gradients,  # as the search has it; public code has torch's default
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.variables,
@@ -75,7 +79,8 @@ class SearchStep:
     def weight_step(self) -> None:
         """Where all gradients are computed, those of the architecture are then thrown away."""
         loss = self.loss(self.batch_a, self.relaxation.mixture(detached=not self.engine.all_gradients))
-        weight_step(loss, self.weights, self.weight_optimizer, self.config.clip_norm)
+        _, *gradients = gradients_of(loss, self.weights)
+        weight_step(self.weights, gradients, self.weight_optimizer, self.config.clip_norm)
         self.architecture_optimizer.zero_grad()
 
     def architecture_step(self) -> None:
@@ -97,4 +102,5 @@ class SearchStep:
         else:
             with frozen(self.weights):
                 loss = self.loss(self.batch_b, self.relaxation.mixture())
-                architecture_step(loss, self.variables, self.architecture_optimizer)
+            _, *of_variables = gradients_of(loss, self.variables)
+            architecture_step(self.variables, of_variables, self.architecture_optimizer)

@@ -17,13 +17,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from segnas.nets.kernels import Moments, Window
+Moments = tuple[Tensor, Tensor, Tensor]  # as in kernels.py
 
 SOURCE = Path(__file__).with_suffix(".c")
 WIDEST = 7  # kernel: sums of a row of its weights fit into registers
@@ -116,11 +115,12 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Separation:
-    """What is fixed of a separable convolution: its norm's epsilon (-1: none), its ReLU, window, edges and paths."""
+    """What is fixed of a separable convolution: its norm's epsilon (-1: none), its ReLU, window (kernel, stride, dilation), edges,
+    and paths."""
 
     epsilon: float
     rectify: bool
-    window: Window
+    window: tuple[int, int, int]
     edges: int
     paths: int
     known: Moments | None
@@ -128,10 +128,10 @@ class Separation:
     def shape(self, x: Tensor, pointwise: Tensor) -> Shape:
         """x: (images, H, W, C); pointwise: the weight of an edge."""
         images, height, width, channels = x.shape
-        out, into, window = pointwise.shape[0], pointwise.shape[1], self.window
+        out, into = pointwise.shape[:2]
         copies = self.edges if channels == into else 1
-        size = ((height - 1) // window.stride + 1, (width - 1) // window.stride + 1)
-        sides = (window.kernel, window.stride, window.dilation, *size)
+        stride = self.window[1]
+        sides = (*self.window, (height - 1) // stride + 1, (width - 1) // stride + 1)
         threads = torch.get_num_threads()
         return Shape(images, height, width, self.edges, copies, into, out, *sides, int(self.rectify), self.paths, threads)
 
@@ -142,7 +142,7 @@ def separable(
     rectify: bool,
     depthwise: Sequence[Tensor],
     pointwise: Sequence[Tensor],
-    window: Window,
+    window: tuple[int, int, int],
     paths: int,
     known: Moments | None,
 ) -> tuple[Tensor, Moments | None]:

@@ -183,13 +183,17 @@ class Plan:
     states: list[State]
     rows: Tensor
     columns: Tensor
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of these two, by device
 
-    def weights(self, alpha: Tensor, beta: Tensor | None) -> Sequence[Tensor]:
-        """(edges, operations) of alpha and (edges,) of beta -> (candidates, edges) of each state."""
-        self.rows, self.columns = self.rows.to(alpha.device), self.columns.to(alpha.device)
+    def weights(self, alpha: Tensor, beta: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+        """(edges, operations) of alpha and (edges,) of beta -> (candidates, edges) and (edges,) of each state."""
+        if alpha.device not in self.copies:
+            self.copies[alpha.device] = self.rows.to(alpha.device), self.columns.to(alpha.device)
+        rows, columns = self.copies[alpha.device]
         of_edges = alpha if beta is None else alpha * beta[:, None]
-        chosen = of_edges.t().index_select(0, self.columns).index_select(1, self.rows)
-        return chosen.split([state.edges for state in self.states], dim=1)
+        chosen = of_edges.t().index_select(0, columns).index_select(1, rows)
+        edges = [state.edges for state in self.states]
+        return chosen.split(edges, dim=1), None if beta is None else beta.index_select(0, rows).split(edges)
 
 
 _plans: WeakKeyDictionary[MixedGraph, Plan] = WeakKeyDictionary()
@@ -238,14 +242,17 @@ def fused_graph(
     passed: Tensor | None = None  # with partial channels the others, in the same way
     statistics: list[Statistics] = []
     plan = planned(graph)
-    for number, (state, weights) in enumerate(zip(plan.states, plan.weights(alpha, beta), strict=True)):
+    alphas, betas = plan.weights(alpha, beta)
+    for number, (state, weights) in enumerate(zip(plan.states, alphas, strict=True)):
         x = states[number]
         images = paths if number else 1
         statistics.append(Statistics())
         leaving = _recomputed if graph.recomputed and torch.is_grad_enabled() else _mixed
         mixed = leaving(state, x[..., :width].contiguous(), weights, mixed, images, statistics[-1])
         if parts > 1:
-            passed = _passed(graph, number, x[..., width:], beta, passed, images)
+            strides = 2 if number < 2 and graph.stride == 2 else 1
+            ones = x.new_ones(1, state.edges) if betas is None else betas[number][None]
+            passed = kernels.mix(passed, ones, [_rest(x[..., width:], strides)], [None], images, x.shape[-1] - width)[0]
         if number:
             left = state.edges - 1
             one, mixed = mixed.split([width, left * width], dim=-1)
@@ -257,13 +264,8 @@ def fused_graph(
     return torch.cat(states[2:], dim=-1).permute(0, 3, 1, 2)
 
 
-def _passed(graph: MixedGraph, number: int, x: Tensor, beta: Tensor | None, carry: Tensor | None, images: int) -> Tensor:
-    """With partial channels those of state `number` that are not mixed, summed into the blocks."""
-    rows = [edge_offset(block) + number for block in range(max(0, number - 1), graph.blocks)]
-    ones = x.new_ones(1, len(rows)) if beta is None else beta[rows][None]
-    if number < 2 and graph.stride == 2:
-        x = F.max_pool2d(x.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
-    return kernels.mix(carry, ones, [x], [None], images, x.shape[-1])[0]
+def _rest(x: Tensor, stride: int) -> Tensor:
+    return x if stride == 1 else F.max_pool2d(x.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
 
 
 def _mixed(state: State, x: Tensor, weights: Tensor, carry: Tensor | None, paths: int, statistics: Statistics) -> Tensor:

@@ -66,7 +66,8 @@ def separable(
     pointwise: (out, in, 1, 1) of each edge. Result: (images, h, w, edges * out).
     """
     if compiled.takes(x) and window.kernel <= compiled.WIDEST:
-        return compiled.separable(x, before.epsilon, before.rectify, depthwise, pointwise, window, paths, known)
+        sides = (window.kernel, window.stride, window.dilation)
+        return compiled.separable(x, before.epsilon, before.rectify, depthwise, pointwise, sides, paths, known)
     x, found = prepared(x, before, paths, known)
     x = depthwise_of(x, depthwise, window)
     return matrices(x, pointwise), found

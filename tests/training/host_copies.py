@@ -48,8 +48,11 @@ class HostCopies(TorchDispatchMode):
 
 
 def host_copies(work: Callable[..., object], tensors: Iterable[Tensor], *modules: nn.Module) -> HostCopies:
-    """What `work(*tensors)` copies from the host or reads; all tensors, and those of the modules, on `meta`."""
+    """What a second call of `work(*tensors)` copies from the host or reads: the first may make what is kept, as it is never
+    recorded. All tensors, and those of the modules, on `meta`."""
     tensors = list(tensors)
     with HostCopies([*tensors, *(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))]) as mode:
+        work(*tensors)
+        mode.found.clear()
         work(*tensors)
     return mode

@@ -172,11 +172,7 @@ def darts_on_meta(parts: int = 1) -> tuple[nn.Module, nn.Module]:
     return supernet.to("meta"), darts.Relaxation(config, 0).to("meta")
 
 
-# The fused engine builds small tensors from Python's numbers in each pass; take the mark away when it does no more.
-FUSED = pytest.param(True, marks=pytest.mark.xfail(reason="the fused engine copies from the host", strict=False))
-
-
-@pytest.mark.parametrize("fused", [False, FUSED])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("make", [auto_deeplab_on_meta, darts_on_meta, partial(darts_on_meta, 2)])
 def test_the_steps_of_a_search_copy_nothing_from_the_host(make: Callable[[], Any], fused: bool) -> None:
     """Neither tensors made of Python's numbers nor values that Python reads: no graph could hold them."""
