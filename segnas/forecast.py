@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from segnas.config import replace
+from segnas.config import override, replace
 from segnas.costs.budget import Fitted, fit, require_possible
 from segnas.costs.memory import available_memory
 from segnas.data.loading import Batch
@@ -147,6 +147,11 @@ def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, networks: i
     console.print(f"about {duration(whole_time(measured, asked.config, networks) + apart)} in all{since}")
     state = max(stage.state_bytes for stage in measured)
     require_disk(job.run.path, DISK_BYTES * max(1, networks) + (2 + networks) * state)
+
+
+def as_measured(config: Any, measured: Sequence[Measurement]) -> Any:
+    """The configuration with what the measurements had to set so that the stages fit; it changes no result."""
+    return override(config, [setting for stage in measured for setting in stage.settings])
 
 
 def lengthened(stage: Measurement, config: Any) -> Measurement:

@@ -22,7 +22,16 @@ from segnas.data.statistics import measure_normalization
 from segnas.data.transforms import Normalization, seen_size
 from segnas.errors import UserError, did_you_mean
 from segnas.export import missing_packages
-from segnas.forecast import afterwards, forecast, preflight, require_budget, require_export_size, sized_to_time, typical_of
+from segnas.forecast import (
+    afterwards,
+    as_measured,
+    forecast,
+    preflight,
+    require_budget,
+    require_export_size,
+    sized_to_time,
+    typical_of,
+)
 from segnas.plans import Plan, command, planned
 from segnas.processes import is_first
 from segnas.runs.progress import console
@@ -118,6 +127,7 @@ def opened(
     if asked.config.time_limit is not None and not begun:
         asked, sizes = sized_to_time(asked, measured, networks, device, apart)
         job = dataclasses.replace(job, config=asked.config)
+    job = dataclasses.replace(job, config=as_measured(job.config, measured))
     forecast(measured, asked, job, networks, apart)
     device.barrier()  # all have looked at the folder before rank 0 writes into it
     run = Run.create(out, asked.to_dict(), resume)

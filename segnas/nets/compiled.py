@@ -6,6 +6,7 @@ kept in the user's cache. A function returns nothing that a second derivative co
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -46,7 +47,9 @@ def library() -> ctypes.CDLL | None:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_uid == os.getuid():  # nobody else's code
-                return ctypes.CDLL(str(_built(compiler, folder / f"kernels-{name}.so")))
+                found = ctypes.CDLL(str(_built(compiler, folder / f"kernels-{name}.so")))
+                _keep_freed_memory()
+                return found
         except (OSError, subprocess.SubprocessError):
             continue
     return None
@@ -61,6 +64,15 @@ def _built(compiler: str, target: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, timeout=300)
             os.replace(made, target)
     return target
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed for what comes next: a step frees and asks for the same sizes over and over, and each page
+    that the system hands out anew costs as much time as computing what is in it."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its highest
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def takes(x: Tensor) -> bool:
@@ -115,7 +127,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Separation:
-    """What is fixed of a separable convolution: its norm's epsilon (-1: none), its ReLU, window (kernel, stride, dilation), edges,
+    """What is fixed of a separable convolution: its norm's epsilon (-1: none), its ReLU, window (kernel, stride, dilation), edges
     and paths."""
 
     epsilon: float
@@ -265,11 +277,12 @@ class Mix(torch.autograd.Function):
         of_terms = [torch.empty_like(term) if want else None for term, want in zip(terms, ctx.needs_input_grad[6:], strict=True)]
         of_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
         _call("mix_back", gradient, gradient, *listed, weights, mean, scale, *sizes, _addresses(of_terms), of_weights)
-        of_carry = None
-        if ctx.needs_input_grad[0]:
-            of_carry = gradient.view(-1, carried, *gradient.shape[1:])
-            of_carry = of_carry[0] if of_carry.shape[0] == 1 else of_carry.sum(dim=0)
-        return of_carry, of_weights, None, None, None, None, *of_terms
+        return of_carry(gradient, carried) if ctx.needs_input_grad[0] else None, of_weights, None, None, None, None, *of_terms
+
+
+def of_carry(gradient: Tensor, images: int) -> Tensor:
+    """The gradient of what was added to a result, of as many images: the same for every path."""
+    return gradient if gradient.shape[0] == images else gradient.unflatten(0, (-1, images)).sum(dim=0)
 
 
 def _layout(terms: Sequence[Tensor], epsilons: Sequence[float | None], paths: int, edges: int, channels: int) -> Any:

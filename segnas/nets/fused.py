@@ -72,6 +72,9 @@ def is_fused(graph: MixedGraph, sparse: bool) -> bool:
     return graph.fused and not sparse and (norm is None or norm.training or not norm.track_running_stats)
 
 
+FEW = 64  # pixels: maps of so few hold little, and to compute them again costs as many calls as large ones
+
+
 # A layer of an operation on the edges that leave one state: that module of each edge.
 Layer = Sequence[Any]
 
@@ -247,7 +250,8 @@ def fused_graph(
         x = states[number]
         images = paths if number else 1
         statistics.append(Statistics())
-        leaving = _recomputed if graph.recomputed and torch.is_grad_enabled() else _mixed
+        again = graph.recomputed and torch.is_grad_enabled() and x.shape[1] * x.shape[2] > FEW
+        leaving = _recomputed if again else _mixed
         mixed = leaving(state, x[..., :width].contiguous(), weights, mixed, images, statistics[-1])
         if parts > 1:
             strides = 2 if number < 2 and graph.stride == 2 else 1
@@ -286,41 +290,42 @@ def _mixed(state: State, x: Tensor, weights: Tensor, carry: Tensor | None, paths
 
 
 def _recomputed(state: State, x: Tensor, weights: Tensor, carry: Tensor | None, paths: int, statistics: Statistics) -> Tensor:
-    """The same, but of all that it needs for gradients x alone is kept, and the rest computed a second time."""
+    """The same to the bit, but of all that it needs for gradients x alone is kept, and the rest computed a second time."""
 
-    def leaving(x: Tensor, weights: Tensor) -> Tensor:  # what is added needs no second time, and would be kept for it
-        return _mixed(state, x, weights, None, paths, statistics.again())
+    def leaving(x: Tensor, weights: Tensor, carry: Tensor | None) -> Tensor:
+        return _mixed(state, x, weights, carry, paths, statistics.again())
 
-    out: Tensor = Recomputed.apply(leaving, state.holders, x, weights, *[module.weight for module in state.holders])
-    return out if carry is None else (out.unflatten(0, (-1, carry.shape[0])) + carry).flatten(0, 1)
+    out: Tensor = Recomputed.apply(leaving, state.holders, carry, x, weights, *[module.weight for module in state.holders])
+    return out
 
 
 class Recomputed(torch.autograd.Function):
-    """compute(x, weights), whose modules `holders` hold the parameters; for the gradients it is computed a second time, with the
-    same parameters, wherever they came from (torch.func.functional_call)."""
+    """compute(x, weights, carry), whose modules `holders` hold the parameters; for the gradients it is computed a second time,
+    with the same parameters, wherever they came from (torch.func.functional_call). carry is added to the result, and not kept."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., Tensor], holders: Layer, *given: Tensor) -> Tensor:
-        ctx.compute, ctx.holders = compute, holders
+    def forward(ctx: Any, compute: Callable[..., Tensor], holders: Layer, carry: Tensor | None, *given: Tensor) -> Tensor:
+        ctx.compute, ctx.holders, ctx.carried = compute, holders, None if carry is None else carry.shape[0]
         ctx.save_for_backward(*given)
-        return compute(*given[:2])
+        return compute(*given[:2], carry)
 
     @staticmethod
     @compiled.once
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        wanted = ctx.needs_input_grad[2:]
+        wanted = ctx.needs_input_grad[3:]
         given = [one.detach().requires_grad_(want) for one, want in zip(ctx.saved_tensors, wanted, strict=True)]
         own = [module._parameters["weight"] for module in ctx.holders]
         try:
             for module, weight in zip(ctx.holders, given[2:], strict=True):
                 module._parameters["weight"] = weight
             with torch.enable_grad():
-                out = ctx.compute(*given[:2])
+                out = ctx.compute(*given[:2], None)
         finally:
             for module, parameter in zip(ctx.holders, own, strict=True):
                 module._parameters["weight"] = parameter
         found = iter(torch.autograd.grad(out, [one for one in given if one.requires_grad], gradient))
-        return None, None, *[next(found) if want else None for want in wanted]
+        of_carry = compiled.of_carry(gradient, ctx.carried) if ctx.needs_input_grad[2] else None
+        return None, None, of_carry, *[next(found) if want else None for want in wanted]
 
 
 def layers(operation: nn.Module) -> list[nn.Module]:

@@ -36,7 +36,7 @@ from segnas.spaces.architecture import Architecture, from_json, identity, to_jso
 from segnas.systems.base import Job
 from segnas.tasks import tasks
 from segnas.tasks.base import confusion_matrix, scores
-from segnas.training.preflight import Measurement, Size, measure, seconds_of, seconds_to_save
+from segnas.training.preflight import DoesNotFit, Measurement, Size, measure, seconds_of, seconds_to_save
 
 
 @configuration
@@ -47,8 +47,8 @@ class SupernetConfig:
     that trains the architecture. steps_per_epoch: None for all of a half. clip_norm: of the weights' gradient, 0 for none.
     scored_images: how many images of trainB the supernet and its decoded architecture are scored on after each epoch.
     select: which decoded architecture the search returns, the last or the one that scored best. engine: how mixed cells are
-    computed, in few large calls or module by module; the results differ in rounding. recompute_cells: in the backward pass, for
-    less memory and more time (fused engine).
+    computed, in few large calls or module by module; the results differ in rounding. recompute_cells: the fused engine computes
+    cells a second time in the backward pass, for less memory and the same results; "auto": where they do not fit otherwise.
     """
 
     epochs: PositiveInt = 50
@@ -65,8 +65,8 @@ class SupernetConfig:
     architecture_learning_rate: PositiveFloat = 3e-3
     architecture_weight_decay: NonNegativeFloat = 1e-3
     scored_images: PositiveInt = 64
-    engine: Literal["plain", "fused"] = "plain"
-    recompute_cells: bool = False
+    engine: Literal["plain", "fused"] = "fused"
+    recompute_cells: Literal["auto"] | bool = "auto"
     select: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class SupernetConfig:
             fact = f"architecture_from_epoch must lie in 0..{last} with epochs={self.epochs}"
             what = f"set search.architecture_from_epoch={last} too, or more search.epochs"
             raise ValueError(f"{fact}, or the architecture is never trained; {what}")
-        if self.recompute_cells and self.engine != "fused":
+        if self.recompute_cells is True and self.engine != "fused":
             raise ValueError("recompute_cells is of the fused engine; set search.engine=fused too")
 
 
@@ -110,7 +110,7 @@ class SupernetSearch(ABC):
         self.task = tasks[job.dataset.task]
         job.device.require_right_gradients(nhwc=config.engine == "fused")
         self.supernet = job.device.place(supernet)
-        choose_engine(self.supernet, config.engine == "fused", config.recompute_cells)
+        choose_engine(self.supernet, config.engine == "fused", config.recompute_cells is True)
         self.relaxation = relaxation.to(job.device.device)
         self.weights = list(self.supernet.parameters())
         self.variables = list(self.relaxation.parameters())
@@ -386,7 +386,22 @@ def preflight(this: SupernetSearch) -> Measurement:
     width = int(getattr(config, this.width_key.split(".")[1]))
     size = Size(config.crop, config.batch_size, width, "search.crop", "search.batch_size", this.width_key)
     step, warm_up = lambda some: this.search_step(some, some), this.replays.warm_up
-    measured = measure("search", step, batch, steps, job.device.device, size, this.supernet, warm_up)
+
+    def measured_now() -> Measurement:
+        return measure("search", step, batch, steps, job.device.device, size, this.supernet, warm_up)
+
+    lean = False
+    try:
+        measured = measured_now()
+    except DoesNotFit:
+        if config.engine != "fused" or config.recompute_cells != "auto" or job.device.world_size > 1:
+            raise
+        lean = True
+    if lean:  # out of the block above, which holds on to what did not fit
+        this.replays.forget()
+        choose_engine(this.supernet, True, recomputed=True)
+        measured = dataclasses.replace(measured_now(), settings=("search.recompute_cells=true",))
+        console.print("note: the cells are computed twice, as the memory does not suffice otherwise (search.recompute_cells)")
     both = 1 - config.architecture_from_epoch / config.epochs  # the other steps move weights alone
     share = both + (1 - both) * this.weights_share
     measured = dataclasses.replace(measured, seconds=measured.seconds * share)

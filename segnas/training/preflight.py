@@ -19,6 +19,11 @@ from segnas.data.loading import Batch
 from segnas.errors import UserError
 from segnas.processes import world
 
+
+class DoesNotFit(UserError):
+    """A step needs more memory than there is."""
+
+
 SMALLEST = 33  # pixels: below this the coarsest map is a single pixel at stride 32; one limit for all families
 
 
@@ -34,6 +39,7 @@ class Measurement:
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
     epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
     scoring: float = 0.0  # seconds of evaluating once what the stage trained, on every split that is scored
+    settings: tuple[str, ...] = ()  # key=value: what it was measured with, in the place of what was asked for
 
     def with_loading(self, seconds: float, workers: int) -> Measurement:
         """The same with `seconds` a step of reading images: before each step, or beside it when there are workers."""
@@ -67,7 +73,7 @@ def measure(
     """Run `step` on a quarter of the batch's area, see whether the whole would fit, run it `warm_up` times and time one more.
 
     Several processes measure together, each with its part of the batch: their steps wait for one another.
-    Raises UserError with the settings that would fit when the memory does not suffice.
+    Raises DoesNotFit with the settings that would fit when the memory does not suffice.
     """
     height, width = batch.images.shape[2:]
     rows, columns = (min(side, max(SMALLEST, -(-side // 2))) for side in (height, width))
@@ -106,7 +112,7 @@ def part_of(batch: Batch, rows: int, columns: int) -> Batch:
 
 
 def require_memory(fixed: float, growing: float, available: float, size: Size, stage: str) -> None:
-    """Raise UserError when a step does not fit, with the crop, the batch and the width that would.
+    """Raise DoesNotFit when a step does not fit, with the crop, the batch and the width that would.
 
     fixed: bytes that the process holds before a step. growing: bytes of a step, which are mostly activations and grow
     linearly with the crop's area, the batch and the filters; each suggestion changes one of them alone.
@@ -122,7 +128,7 @@ def require_memory(fixed: float, growing: float, available: float, size: Size, s
     gib = 2**30
     fact = f"a step of the {stage} needs about {(fixed + growing) / gib:.1f} GiB and {available / gib:.1f} GiB are free"
     advice = f"what would fit: {', or '.join(ways)}" if ways else f"lower {size.crop_key}, {size.batch_key} and the filters"
-    raise UserError(f"{fact}; {advice}")
+    raise DoesNotFit(f"{fact}; {advice}")
 
 
 def require_size(what: str, size: Sequence[int]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.auto_deeplab_supernet import Mixture as PathMixture
 from segnas.nets.darts_supernet import DartsSupernet, Mixture
 from segnas.nets.fused import RULES, Maps, Statistics, choose_engine, fused_graph, is_fused, layers, plain_engine, settled
-from segnas.nets.operations import OPERATIONS, MixedGraph, search_operation
+from segnas.nets.operations import OPERATIONS, MixedGraph, SeparableConv, search_operation
 from segnas.nets.statistics import batch_statistics
 from segnas.spaces.auto_deeplab import OPERATIONS as PATH_OPERATIONS
 from segnas.spaces.cells import edges
@@ -114,6 +116,14 @@ def test_every_operation_has_its_rules(name: str, stride: int) -> None:
     agree(measured(other, fused_graph, inputs), measured(graph, lambda graph, **given_: graph(**given_), inputs))
 
 
+def test_the_new_operation_of_the_page_needs_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
+    name, made = re.search(r'^    "(\w+)": (lambda .*),$', page, re.MULTILINE).groups()
+    monkeypatch.setitem(OPERATIONS, name, eval(made, {"nn": nn, "SeparableConv": SeparableConv}))
+    for stride in (1, 2):
+        test_every_operation_has_its_rules(name, stride)
+
+
 def darts(**settings_: Any) -> tuple[nn.Module, Any, Tensor]:
     torch.manual_seed(0)
     form = settings_.pop("form", "cifar")
@@ -187,6 +197,24 @@ def test_ten_search_steps_of_auto_deeplab_end_the_same() -> None:
     for other in ends[1:]:
         for found, expected in zip(other, ends[0], strict=True):
             same(found.double(), expected.double(), "state", 1e-8)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_cells_computed_twice_give_the_same_bits(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run may begin without and go on with it. In float32, with gradients of some inputs alone, too."""
+    if not kernels:
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    torch.manual_seed(0)
+    graph = MixedGraph(3, ALL, 4, NORM)
+    before, previous = (torch.randn(images, 4, 12, 11) for images in (2, 4))
+    alpha = torch.randn(len(edges(3)), len(ALL)).requires_grad_()
+    for wanted in ([alpha], list(graph.parameters())):
+        found = []
+        for recomputed in (False, True):
+            choose_engine(graph, True, recomputed)
+            out = fused_graph(graph, before, previous, alpha if wanted[0] is alpha else alpha.detach(), paths=2)
+            found.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_states_are_interchangeable_and_the_choice_is_not_part_of_them() -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ import torch
 from darts_golden import GOLDEN, from_genotype
 from small_images import SmallImages
 from tiny_search import PARTIAL, SMALL, Drawn, MakeJob, tiny_darts, without_seconds
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnas.config import replace
 from segnas.costs.counts import count
 from segnas.data.loading import Batch, halves
+from segnas.forecast import as_measured
 from segnas.nets import build
+from segnas.nets.operations import MixedGraph
 from segnas.spaces.architecture import from_json, identity
 from segnas.spaces.choice import encode, from_indices
 from segnas.spaces.darts import OPERATIONS, DartsOptions, DartsSpace
@@ -35,6 +38,7 @@ from segnas.systems.darts import (
     preflight,
     search,
 )
+from segnas.training.preflight import DoesNotFit, Measurement
 
 RECORD = {
     "epoch": int,
@@ -447,6 +451,27 @@ def test_the_preflight_counts_epochs_of_weights_alone_as_shorter(make_job: MakeJ
     for order, share in (("first", 0.5), ("second", 0.2)):
         measured = preflight(make_job(order, tiny_darts(order=order, **SMALL)))  # one of three epochs is of weights alone
         assert measured.seconds == pytest.approx(measured.seconds_per_step * 6 * (2 / 3 + share / 3))
+
+
+def test_cells_are_computed_twice_where_they_do_not_fit_otherwise(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else of the search changes; who forbids it, or has the plain engine, is told what would fit."""
+    kept = []
+
+    def measure(stage: str, step: Callable[[Batch], None], batch: Batch, *rest: Any) -> Measurement:
+        (network,) = [one for one in rest if isinstance(one, nn.Module)]
+        kept.append({module.recomputed for module in network.modules() if isinstance(module, MixedGraph)})
+        if kept[-1] == {False}:
+            raise DoesNotFit("a step of the search needs about 9.0 GiB")
+        step(batch)
+        return Measurement(stage, 1, 0.1, 0.1, 1, 1)
+
+    monkeypatch.setattr("segnas.systems.supernet_search.measure", measure)
+    measured = preflight(make_job("auto", tiny_darts(**SMALL)))
+    assert kept == [{False}, {True}]
+    assert as_measured(tiny_darts(**SMALL), [measured]) == tiny_darts(recompute_cells=True, **SMALL)
+    for settings in ({"recompute_cells": False}, {"engine": "plain"}):
+        with pytest.raises(DoesNotFit):
+            preflight(make_job("-".join(settings), tiny_darts(**settings, **SMALL)))
 
 
 def test_the_score_of_one_class_an_image_is_the_accuracy(make_job: MakeJob) -> None:

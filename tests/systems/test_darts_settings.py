@@ -34,7 +34,7 @@ from segnas.systems.settings import PRESETS, run_preset
         ({"operations": ("sep_conv_7x7",)}, "operations: unknown 'sep_conv_7x7'"),
         ({"operations": ("none",)}, "none is left"),
         ({"operations": ("none", "skip_connect", "skip_connect")}, "twice"),
-        ({"recompute_cells": True}, "set search.engine=fused too"),
+        ({"recompute_cells": True, "engine": "plain"}, "set search.engine=fused too"),
         ({"architecture_from_epoch": 3}, r"0\.\.2"),
         ({"channels": 1}, "channels"),
         ({"partial_channels": 3}, "partial_channels must divide channels=4"),
