@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.spaces.darts import DartsOptions
 from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, move, weight_step
 from segnas.strategies.second_order import unrolled_gradients

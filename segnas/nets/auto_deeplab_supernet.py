@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from segnas.nets.blocks import FactorizedReduction, ReLUConvBN, Stem, resize, search_norm
-from segnas.nets.fused import fused_graph, is_fused
+from segnas.nets.engines import is_fused
+from segnas.nets.fused import fused_graph
 from segnas.nets.heads import ASPP
 from segnas.nets.operations import MixedGraph
 from segnas.spaces.auto_deeplab import LEVELS, AutoDeepLab, level_sizes, moves

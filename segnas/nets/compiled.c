@@ -18,7 +18,7 @@ typedef long long i64;
 typedef struct {
     i64 images, height, width;
     i64 edges, copies;    /* copies = edges: all edges share the channels of x; 1: each has channels of its own */
-    i64 in, out;          /* channels of an edge before and after its 1x1 convolution */
+    i64 into, out;        /* channels of an edge before and after its 1x1 convolution */
     i64 kernel, stride, dilation, out_height, out_width;
     i64 rectify;          /* x is max(x, 0), after its norm if it has one */
     i64 paths;            /* parts of the images with statistics of their own */
@@ -42,7 +42,7 @@ static i64 common(i64 a, i64 b) { return b ? common(b, a % b) : a; }
 #define LANES ((i64)(64 / sizeof(T)))
 #define ROUND(n) (((n) + LANES - 1) / LANES * LANES)
 #define NEW(count) aligned_alloc(64, (((count) + LANES) * sizeof(T) + 63) / 64 * 64)
-/* Rows of work of a thread. */
+/* Rows of work of a thread: declares its `id` of `n`, and that it does those `from` .. `to`. */
 #define ROWS_OF_THREAD(rows) i64 id = omp_get_thread_num(), n = omp_get_num_threads(), from = (rows) * id / n, to = (rows) * (id + 1) / n
 typedef T V __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
 
@@ -53,7 +53,7 @@ typedef struct {
 
 static Plan NAME(plan)(const Shape *s) {
     Plan p;
-    p.channels = s->edges * s->in; /* of all edges, rounded up: wide; of x: source */
+    p.channels = s->edges * s->into; /* of all edges, rounded up: wide; of x: source */
     p.wide = ROUND(p.channels);
     p.source = p.channels / s->copies;
     p.taps = s->kernel * s->kernel;
@@ -209,24 +209,24 @@ static T *NAME(depthwise_weights)(const Shape *s, const Plan *p, const T **weigh
     memset(packed, 0, p->taps * p->wide * sizeof(T));
     for (i64 c = 0; c < p->channels; c++)
         for (i64 tap = 0; tap < p->taps; tap++)
-            packed[(backwards ? p->taps - 1 - tap : tap) * p->wide + c] = weights[c / s->in][c % s->in * p->taps + tap];
+            packed[(backwards ? p->taps - 1 - tap : tap) * p->wide + c] = weights[c / s->into][c % s->into * p->taps + tap];
     return packed;
 }
 
 /* Their 1x1 weights, (out, in) each, as (edges, in, ROUND(out)); backwards: (edges, out, ROUND(in)). */
 static T *NAME(matrices)(const Shape *s, const T **weights, int backwards) {
-    i64 lines = backwards ? s->out : s->in, wide = ROUND(backwards ? s->in : s->out);
+    i64 lines = backwards ? s->out : s->into, wide = ROUND(backwards ? s->into : s->out);
     T *packed = NEW(s->edges * lines * wide);
     memset(packed, 0, s->edges * lines * wide * sizeof(T));
     for (i64 e = 0; e < s->edges; e++)
         for (i64 o = 0; o < s->out; o++)
-            for (i64 i = 0; i < s->in; i++)
-                packed[e * lines * wide + (backwards ? o * wide + i : i * wide + o)] = weights[e][o * s->in + i];
+            for (i64 i = 0; i < s->into; i++)
+                packed[e * lines * wide + (backwards ? o * wide + i : i * wide + o)] = weights[e][o * s->into + i];
     return packed;
 }
 
 /* x (paths, rows, channels) -> of each path and channel mean, 1 / sqrt(variance + epsilon), and the unbiased variance; sums of
- * differences to the path's first row. */
+ * differences to the path's first row (whose rounding grows with how far that one lies off the mean). */
 static void NAME(moments)(const T *x, i64 paths, i64 rows, i64 channels, double epsilon, i64 threads, T *mean, T *scale, T *variance) {
     i64 all = paths * 2 * channels;
     double *sums = calloc(threads * all, sizeof(double));
@@ -289,7 +289,7 @@ void NAME(separable)(const Shape *s, const T *x, double epsilon, i64 known, T *m
             for (i64 y = 0; y < rows; y++)
                 NAME(any_row)(s, &p, padded + y * s->stride * p.pitch, spread, lines + y * s->out_width * p.wide, s->out_width, s->stride);
             T *o = out + (image * s->out_height + top) * s->out_width * s->edges * s->out;
-            NAME(product)(lines, p.wide, matrices, s->edges, s->in, s->out, o, s->edges * s->out, rows * s->out_width);
+            NAME(product)(lines, p.wide, matrices, s->edges, s->into, s->out, o, s->edges * s->out, rows * s->out_width);
         }
         free(padded);
         free(lines);
@@ -306,7 +306,7 @@ void NAME(mix_back)(const T *g, const T **terms, const i64 *shared, const double
 void NAME(separable_back)(const Shape *s, const T *x, double epsilon, const T *mean, const T *scale, const T **depthwise,
                           const T **pointwise, const T *g, T *of_x, T *of_depthwise, T *of_pointwise) {
     Plan p = NAME(plan)(s);
-    i64 most = MIN(s->threads, p.units), in_wide = ROUND(s->in), size = (p.taps * p.wide + s->edges * s->out * in_wide);
+    i64 most = MIN(s->threads, p.units), in_wide = ROUND(s->into), size = (p.taps * p.wide + s->edges * s->out * in_wide);
     T *spread = NAME(depthwise_weights)(s, &p, depthwise, 0), *turned = NAME(depthwise_weights)(s, &p, depthwise, 1);
     T *matrices = NAME(matrices)(s, pointwise, 1), *sums = NEW(most * size);
     memset(sums, 0, most * size * sizeof(T));
@@ -323,7 +323,7 @@ void NAME(separable_back)(const Shape *s, const T *x, double epsilon, const T *m
             i64 first = MAX(0, top - halo), last = MIN(s->out_height, top + rows + halo);
             if (!of_x) first = top, last = top + rows;
             const T *from_image = g + image * s->out_height * s->out_width * s->edges * s->out;
-            NAME(product)(from_image + first * s->out_width * s->edges * s->out, s->edges * s->out, matrices, s->edges, s->out, s->in,
+            NAME(product)(from_image + first * s->out_width * s->edges * s->out, s->edges * s->out, matrices, s->edges, s->out, s->into,
                           inner, p.wide, (last - first) * s->out_width);
             i64 table = epsilon >= 0 ? image / (s->images / s->paths) * p.source : 0;
             const T *image_of_x = x + image * s->height * s->width * p.source;
@@ -365,7 +365,7 @@ void NAME(separable_back)(const Shape *s, const T *x, double epsilon, const T *m
                     for (i64 i = 0; i < s->kernel; i++)
                         NAME(any_tap_row)(s, &p, in + i * s->dilation * p.pitch, d, own + i * s->kernel * p.wide);
                 }
-                NAME(outer)(lines, p.wide, from_image + top * s->out_width * s->edges * s->out, s->edges, s->in, s->out, own_matrices,
+                NAME(outer)(lines, p.wide, from_image + top * s->out_width * s->edges * s->out, s->edges, s->into, s->out, own_matrices,
                             rows * s->out_width);
             }
         }
@@ -379,7 +379,7 @@ void NAME(separable_back)(const Shape *s, const T *x, double epsilon, const T *m
         for (i64 c = 0; c < p.channels; c++)
             for (i64 tap = 0; tap < p.taps; tap++) of_depthwise[c * p.taps + tap] = sums[tap * p.wide + c];
         for (i64 line = 0; line < s->edges * s->out; line++)
-            memcpy(of_pointwise + line * s->in, sums + p.taps * p.wide + line * in_wide, s->in * sizeof(T));
+            memcpy(of_pointwise + line * s->into, sums + p.taps * p.wide + line * in_wide, s->into * sizeof(T));
     }
     free(spread);
     free(turned);

@@ -1,7 +1,7 @@
 """The kernels of compiled.c as torch functions: what kernels.py defines, on the CPU in few passes over memory.
 
 Gradients are by hand, and only those that are asked for. The library is compiled on first use where a C compiler is there, and
-kept in the user's cache. A function returns nothing that a second derivative could be taken of: see fused.plain_engine.
+kept in the user's cache. A function returns nothing that a second derivative could be taken of: see engines.plain_engine.
 """
 
 from __future__ import annotations
@@ -23,36 +23,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Moments = tuple[Tensor, Tensor, Tensor]  # as in kernels.py
+from segnas.nets.statistics import Moments
 
 SOURCE = Path(__file__).with_suffix(".c")
 WIDEST = 7  # kernel: sums of a row of its weights fit into registers
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler, or SEGNAS_KERNELS=off says so.
+    """The compiled kernels; None where there are none: see `absence`."""
+    return _loaded()[0]
 
-    Compiled for this very processor. Their threads are torch's: both find the OpenMP library that is loaded already.
-    """
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None or os.environ.get("SEGNAS_KERNELS") == "off":
-        return None
-    about = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
+
+def absence() -> str | None:
+    """Why there are no compiled kernels, in a few words; None where there are, or SEGNAS_KERNELS=off forbids them."""
+    return _loaded()[1]
+
+
+@functools.cache
+def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
+    """Compiled for this very processor. Their threads are torch's where both use the OpenMP library of gcc, as on Linux."""
+    if os.environ.get("SEGNAS_KERNELS") == "off":
+        return None, None
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "cc", "gcc"))), None)
+    if compiler is None:
+        return None, "no C compiler was found (CC)"
+    about = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else ""
     processor = [line for line in about.splitlines() if line.startswith(("flags", "model name", "Features"))]
+    processor += [platform.machine(), platform.processor()]
     name = hashlib.sha256("\n".join([SOURCE.read_text(), compiler, *FLAGS, *processor]).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "segnas"
+    reason = f"{compiler} could not be used"
     for folder in (cache, Path(tempfile.gettempdir()) / f"segnas-{os.getuid()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_uid == os.getuid():  # nobody else's code
                 found = ctypes.CDLL(str(_built(compiler, folder / f"kernels-{name}.so")))
                 _keep_freed_memory()
-                return found
-        except (OSError, subprocess.SubprocessError):
-            continue
-    return None
+                return found, None
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines()
+            reason = f"{compiler} failed" + (f": {said[0]}" if said else "")
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = f"{compiler} could not be used: {error}"
+    return None, reason
 
 
 def _built(compiler: str, target: Path) -> Path:
@@ -75,9 +89,12 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def takes(x: Tensor) -> bool:
-    """Whether tensors like x go through the compiled kernels."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and library() is not None
+def takes(first: Tensor, *others: Tensor) -> bool:
+    """Whether these tensors go through the compiled kernels: all on the CPU, and of one type, float32 or float64."""
+    kind = first.dtype
+    if kind not in (torch.float32, torch.float64) or not first.is_cpu or library() is None:
+        return False
+    return all(other.is_cpu and other.dtype == kind for other in others)
 
 
 class Shape(ctypes.Structure):
@@ -116,7 +133,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
     def checked(*given: Any) -> Any:
         if torch.is_grad_enabled():
-            raise RuntimeError("the compiled kernels can be differentiated once; see fused.plain_engine")
+            raise RuntimeError("the fused engine can be differentiated once here; see engines.plain_engine")
         return backward(*given)
 
     return checked
@@ -159,6 +176,8 @@ def separable(
     known: Moments | None,
 ) -> tuple[Tensor, Moments | None]:
     """`kernels.separable`."""
+    if x.shape[0] % paths or not x.numel():
+        raise ValueError(f"{x.shape[0]} images cannot be divided into {paths} paths")
     settings = Separation(-1.0 if epsilon is None else epsilon, rectify, window, len(depthwise), paths, known)
     out, *found = Separable.apply(x, settings, *depthwise, *pointwise)
     return out, tuple(found) or None  # type: ignore[return-value]
@@ -182,6 +201,7 @@ class Separable(torch.autograd.Function):
         ctx.save_for_backward(x, *weights, *found[:2])
         ctx.settings = settings
         ctx.mark_non_differentiable(*found)
+        ctx.set_materialize_grads(False)
         return out, *found
 
     @staticmethod
@@ -215,14 +235,26 @@ def mix(
     known: Sequence[Moments | None] | None,
 ) -> tuple[Tensor, list[Moments | None]]:
     """`kernels.mix`."""
+    _require_sums(carry, terms, paths)
     tables = None if known is None else _tables(known, terms[0], paths, weights.shape[1] * channels)
     out, mean, scale, variance = Mix.apply(carry, weights, tuple(epsilons), paths, channels, tables, *terms)
+    if known is not None:
+        return out, list(known)
     found: list[Moments | None] = []
     for number, (term, epsilon) in enumerate(zip(terms, epsilons, strict=True)):
         width = term.shape[-1]
         pair = tuple(table[number, :, :width] for table in (mean, scale, variance))
         found.append(None if epsilon is None else pair)  # type: ignore[arg-type]
     return out, found
+
+
+def _require_sums(carry: Tensor | None, terms: Sequence[Tensor], paths: int) -> None:
+    """Raise ValueError unless what is to be summed has one size, and images that can be divided into paths."""
+    given = [*terms, *([] if carry is None else [carry])]
+    images = terms[0].shape[0]
+    divided = images % paths == 0 and (carry is None or images % carry.shape[0] == 0)
+    if not divided or any(one.shape[1:-1] != terms[0].shape[1:-1] for one in given) or any(len(one) != images for one in terms):
+        raise ValueError(f"cannot be summed for {paths} paths: {', '.join(str(tuple(one.shape)) for one in given)}")
 
 
 def _tables(known: Sequence[Moments | None], like: Tensor, paths: int, width: int) -> tuple[Tensor, Tensor]:
@@ -254,17 +286,19 @@ class Mix(torch.autograd.Function):
         weights, edges = weights.contiguous(), weights.shape[1]
         out = terms[0].new_empty(*terms[0].shape[:-1], edges * channels)
         layout = _layout(terms, epsilons, paths, edges, channels)
-        mean, scale, variance = (out.new_empty(len(terms), paths, edges * channels) for _ in range(3))
-        if tables is None:
+        if tables is not None:
+            mean, scale = tables
+            variance = scale  # nobody asks
+        else:
+            mean, scale, variance = (out.new_empty(len(terms), paths, edges * channels) for _ in range(3))
             carry = None if carry is None else carry.contiguous()
             rows = 0 if carry is None else carry.numel() // (edges * channels)
             listed, sizes = layout
             _call("mix", out, carry, rows, *listed, weights, *sizes, mean, scale, variance, out)
-        else:
-            mean, scale = tables
         ctx.save_for_backward(weights, mean, scale, *terms)
         ctx.settings = epsilons, paths, channels, None if carry is None else carry.shape[0]
         ctx.mark_non_differentiable(mean, scale, variance)
+        ctx.set_materialize_grads(False)
         return out, mean, scale, variance
 
     @staticmethod

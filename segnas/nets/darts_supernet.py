@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from segnas.nets.blocks import Norm, ReLUConvBN
 from segnas.nets.darts import STEMS, make_head, preprocessing, stack
-from segnas.nets.fused import fused_graph, is_fused
+from segnas.nets.engines import is_fused
+from segnas.nets.fused import fused_graph
 from segnas.nets.operations import MixedGraph
 from segnas.spaces.cells import edges
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsCell, DartsOptions, reductions

@@ -5,10 +5,8 @@
     normalize   batch norm without affine parameters, statistics a path
 
 Each is defined here by plain torch operations, which any device and type runs and which can be differentiated twice. On a CPU in
-float32 and float64 the first two go through compiled.py.
-
-`Moments` are the statistics that a batch norm found: mean, 1 / deviation and unbiased variance, each (paths, C). Where they are
-given (`known`), as when a cell is computed a second time for its gradients, they are not looked for again.
+float32 and float64 the first two go through compiled.py. The moments of batch norms are returned too; where they are `known`, as
+when a cell is computed a second time for its gradients, the compiled kernels do not look for them again.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnas.nets import compiled
-
-Moments = tuple[Tensor, Tensor, Tensor]
+from segnas.nets.statistics import Moments
 
 
 @dataclass(frozen=True)
@@ -65,19 +62,19 @@ def separable(
     x: (images, H, W, edges * in), or (images, H, W, in) where it is the same for all. depthwise: (in, 1, kernel, kernel) and
     pointwise: (out, in, 1, 1) of each edge. Result: (images, h, w, edges * out).
     """
-    if compiled.takes(x) and window.kernel <= compiled.WIDEST:
+    if compiled.takes(x, *depthwise, *pointwise) and window.kernel % 2 and window.kernel <= compiled.WIDEST:
         sides = (window.kernel, window.stride, window.dilation)
         return compiled.separable(x, before.epsilon, before.rectify, depthwise, pointwise, sides, paths, known)
-    x, found = prepared(x, before, paths, known)
+    x, found = prepared(x, before, paths)
     x = depthwise_of(x, depthwise, window)
     return matrices(x, pointwise), found
 
 
-def prepared(x: Tensor, before: Before, paths: int, known: Moments | None = None) -> tuple[Tensor, Moments | None]:
+def prepared(x: Tensor, before: Before, paths: int) -> tuple[Tensor, Moments | None]:
     """x after its norm and its ReLU."""
     found = None
     if before.epsilon is not None:
-        x, found = normalize(x, paths, before.epsilon, known)
+        x, found = normalize(x, paths, before.epsilon)
     return x.relu() if before.rectify else x, found
 
 
@@ -97,17 +94,14 @@ def matrices(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return torch.einsum("...ei,eoi->...eo", x.unflatten(-1, (len(weights), -1)), stacked).flatten(-2)
 
 
-def normalize(x: Tensor, paths: int, epsilon: float, known: Moments | None = None) -> tuple[Tensor, Moments]:
-    """Batch norm of x (paths * images, H, W, C), and what it found; in float32 where x has fewer digits.
-
-    `known` changes nothing here: the gradient goes through mean and variance, so that they are computed.
-    """
+def normalize(x: Tensor, paths: int, epsilon: float) -> tuple[Tensor, Moments]:
+    """Batch norm of x (paths * images, H, W, C), and what it found; in float32 where x has fewer digits."""
     rows = x.reshape(paths, -1, x.shape[-1]).to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(rows, dim=1, correction=0)
     scale = (variance + epsilon).rsqrt()
     out = (rows - mean[:, None]) * scale[:, None]
     unbiased = variance.detach() * (rows.shape[1] / max(1, rows.shape[1] - 1))
-    return out.view_as(x).to(x.dtype), known or (mean.detach(), scale.detach(), unbiased)
+    return out.view_as(x).to(x.dtype), (mean.detach(), scale.detach(), unbiased)
 
 
 def mix(
@@ -127,16 +121,16 @@ def mix(
     none. carry: what came so far, of all paths or of images alone (then the same for every path). Also returns the moments of
     each term with a batch norm. With `known` only gradients are wanted: the result itself may be anything.
     """
-    if compiled.takes(terms[0]):
+    if compiled.takes(weights, *terms, *([] if carry is None else [carry])):
         return compiled.mix(carry, weights, terms, epsilons, paths, channels, known)
     found: list[Moments | None] = []
     total: Tensor | float = 0.0
     if carry is not None:
         total = carry.repeat(terms[0].shape[0] // carry.shape[0], 1, 1, 1).unflatten(-1, (-1, channels))
-    for number, (weight, term, epsilon) in enumerate(zip(weights, terms, epsilons, strict=True)):
+    for weight, term, epsilon in zip(weights, terms, epsilons, strict=True):
         found.append(None)
         if epsilon is not None:
-            term, found[-1] = normalize(term, paths, epsilon, known[number] if known else None)
+            term, found[-1] = normalize(term, paths, epsilon)
         total = total + weight[:, None] * term.unflatten(-1, (-1, channels))
     assert isinstance(total, Tensor)
     return total.flatten(-2), found

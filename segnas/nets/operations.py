@@ -168,7 +168,7 @@ class MixedGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks, self.stride = blocks, stride
-        self.fused = self.recomputed = False  # how a supernet computes it, see fused.choose_engine
+        self.fused = self.recomputed = False  # how a supernet computes it, see engines.choose_engine
         make = MixedOperation if parts == 1 else partial(PartialMixedOperation, parts=parts)
         self.mixed = nn.ModuleList(make(operations, channels, stride if state < 2 else 1, norm) for _, state in edges(blocks))
 

@@ -43,7 +43,7 @@ from torch.func import functional_call
 from segnas.config import configuration
 from segnas.data.loading import Batch
 from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
-from segnas.nets.fused import plain_engine
+from segnas.nets.engines import plain_engine
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked, numpy_generator
 from segnas.runs.progress import console

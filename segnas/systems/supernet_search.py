@@ -27,7 +27,7 @@ from segnas.data.statistics import evenly_spaced
 from segnas.data.transforms import DataConfig, seen_size
 from segnas.errors import Interrupted, UserError, did_you_mean
 from segnas.nets import compiled
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.nets.statistics import batch_statistics
 from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
@@ -376,8 +376,8 @@ def write_search(this: SupernetSearch, run: Run) -> None:
 def preflight(this: SupernetSearch) -> Measurement:
     """A few real steps on a search made for this alone: weights, statistics and random state of the run's own stay untouched."""
     config, job = this.config, this.job
-    if config.engine == "fused" and job.device.device.type == "cpu" and compiled.library() is None:
-        console.print("note: no C compiler was found (CC), so that the search's steps take longer than they could")
+    if config.engine == "fused" and job.device.device.type == "cpu" and compiled.absence() is not None:
+        console.print(f"note: {compiled.absence()}, so that the search's steps take longer than they could")
     this.epoch = config.architecture_from_epoch  # the dearer kind of step: weights and architecture
     pairs = this.pairs()
     batch, _ = next(pairs)
@@ -393,9 +393,11 @@ def preflight(this: SupernetSearch) -> Measurement:
     lean = False
     try:
         measured = measured_now()
-    except DoesNotFit:
-        if config.engine != "fused" or config.recompute_cells != "auto" or job.device.world_size > 1:
+    except DoesNotFit as error:
+        if config.engine != "fused" or config.recompute_cells is True:
             raise
+        if config.recompute_cells != "auto" or job.device.world_size > 1:
+            raise DoesNotFit(f"{error}, or search.recompute_cells=true") from None
         lean = True
     if lean:  # out of the block above, which holds on to what did not fit
         this.replays.forget()

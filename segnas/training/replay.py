@@ -1,6 +1,7 @@
 """Functions of tensors that a GPU computes over and over: recorded once as a CUDA graph, then replayed in a single launch.
 
-A step of a supernet is tens of thousands of kernels that take longer to launch than to run. A graph holds kernels and addresses:
+A step of a supernet is up to hundreds of thousands of kernels that take longer to launch than to run. A graph holds kernels and
+addresses:
 
     read in place     parameters, running statistics: whatever the function reads beside its arguments. Their values may change,
                       through an optimizer or a checkpoint, but not where they lie
@@ -134,7 +135,7 @@ class CudaRecorder:
         except RuntimeError as error:
             # What ended a recording comes first, then that it could not be ended properly.
             cause = error.__context__ if isinstance(error.__context__, Exception) else error
-            if isinstance(cause, torch.OutOfMemoryError | UserError):
+            if isinstance(cause, UserError) or isinstance(error, torch.OutOfMemoryError):
                 raise cause from None
             # No falling back in this process: torch's allocator still takes itself to be recording.
             reason = str(cause).strip().splitlines()[0]

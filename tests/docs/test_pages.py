@@ -132,3 +132,10 @@ def test_one_step_of_the_search_is_short(name: str) -> None:
     lines = sum((node.end_lineno or 0) - node.lineno + 1 for node in parts)
     others = (f"segnas/nets/{name}_supernet.py", "segnas/nets/operations.py", "segnas/strategies/bilevel.py")
     assert lines + sum(len(page(other).splitlines()) for other in others) < 500
+
+
+def test_the_engine_is_under_500_lines() -> None:
+    """As its page says; the compiled kernels, and which engine is chosen, come on top."""
+    files = re.findall(r"segnas/nets/(?:fused|rules|kernels)\.py", page("docs/engine.md").split("To read the engine")[1])
+    assert len(files) == 3
+    assert sum(len(page(name).splitlines()) for name in files) <= 500

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from segnas.nets.build import build
 from segnas.nets.darts import DartsNetwork
 from segnas.nets.darts_supernet import DartsSupernet, Mixture, one_hot
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.nets.operations import PartialMixedOperation
 from segnas.spaces.darts import OPERATIONS, DartsOptions
 

@@ -16,14 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import prune
 
 from segnas.nets import compiled
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.auto_deeplab_supernet import Mixture as PathMixture
 from segnas.nets.darts_supernet import DartsSupernet, Mixture
-from segnas.nets.fused import RULES, Maps, Statistics, choose_engine, fused_graph, is_fused, layers, plain_engine, settled
+from segnas.nets.engines import choose_engine, is_fused, plain_engine
+from segnas.nets.fused import fused_graph
 from segnas.nets.operations import OPERATIONS, MixedGraph, SeparableConv, search_operation
-from segnas.nets.statistics import batch_statistics
+from segnas.nets.rules import RULES, Maps, layers, settled
+from segnas.nets.statistics import Statistics, batch_statistics
 from segnas.spaces.auto_deeplab import OPERATIONS as PATH_OPERATIONS
 from segnas.spaces.cells import edges
 from segnas.spaces.darts import DartsOptions
@@ -217,6 +220,72 @@ def test_cells_computed_twice_give_the_same_bits(kernels: bool, monkeypatch: pyt
         assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_cells_computed_twice_are_computed_in_the_same_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass alone is inside autocast, as in a search."""
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    torch.manual_seed(0)
+    graph = MixedGraph(2, ("sep_conv_3x3", "skip_connect"), 4, NORM)
+    x, alpha = torch.randn(2, 4, 12, 11), torch.randn(5, 2).requires_grad_()
+    found = []
+    for recomputed in (False, True):
+        choose_engine(graph, True, recomputed)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = fused_graph(graph, x, x, alpha)
+        found.append(torch.autograd.grad(out.float().square().sum(), [alpha, *graph.parameters()]))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_state_that_alone_wants_a_gradient() -> None:
+    """What leaves the other states is computed twice, and nothing of it is differentiated."""
+    graph = MixedGraph(2, ("skip_connect", "sep_conv_3x3"), 4, NORM).double().requires_grad_(False)
+    choose_engine(graph, True, True)
+    x, alpha = random(2, 4, 9, 9, seed=1), random(5, 2, seed=2)
+    before = random(2, 4, 9, 9, seed=3).requires_grad_()
+    found, expected = (function(before, x, alpha).square().sum() for function in (partial(fused_graph, graph), graph))
+    same(*(torch.autograd.grad(loss, before)[0] for loss in (found, expected)), "gradient")
+
+
+def test_a_first_pass_in_inference_mode_spoils_nothing() -> None:
+    graph = MixedGraph(2, ALL, 4, NORM).double()
+    choose_engine(graph, True)
+    x, alpha = random(4, 4, 9, 9, seed=1), random(5, len(ALL), seed=2)
+    with torch.inference_mode():
+        fused_graph(graph, x[:2], x, alpha, paths=2)
+    fused_graph(graph, x[:2], x, alpha.requires_grad_(), paths=2).sum().backward()
+
+
+def test_a_replaced_module_is_seen_once_the_engine_is_chosen_again() -> None:
+    graph = MixedGraph(1, ("sep_conv_3x3",), 4, NORM).double()
+    x, alpha = random(2, 4, 9, 9, seed=1), random(2, 1, seed=2)
+    choose_engine(graph, True)
+    fused_graph(graph, x, x, alpha)
+    graph.mixed[0].candidates["sep_conv_3x3"] = SeparableConv(4, 3, 1, NORM).double()
+    choose_engine(graph, True)
+    same(fused_graph(graph, x, x, alpha), graph(x, x, alpha), "out")
+
+
+@pytest.mark.parametrize("alpha_type", [torch.float32, torch.float64])
+def test_mixed_types_are_computed_as_torch_does(alpha_type: torch.dtype) -> None:
+    """Of the mixture and the cell; and under autocast, where some operations give bfloat16."""
+    graph = MixedGraph(2, ("skip_connect", "atrous_conv_3x3", "sep_conv_3x3"), 4, NORM)
+    x, alpha = random(2, 4, 9, 9, seed=1), random(5, 3, seed=2).to(alpha_type)
+    choose_engine(graph.double(), True)
+    same(fused_graph(graph, x, x, alpha), graph(x, x, alpha), "out", 1e-6)
+    graph.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = fused_graph(graph, x.float(), x.float(), alpha.float())
+    same(out.double(), graph(x.float(), x.float(), alpha.float()).double(), "out", 0.05)
+
+
+def test_terms_of_unlike_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, "larger", lambda channels, stride, norm: nn.AvgPool2d(2, stride, 1))
+    graph = MixedGraph(1, ("skip_connect", "larger"), 4, NORM)
+    choose_engine(graph, True)
+    x = torch.randn(2, 4, 9, 9)
+    with pytest.raises((ValueError, RuntimeError), match=r"cannot be summed|must match"):
+        fused_graph(graph, x, x, torch.randn(2, 2))
+
+
 def test_states_are_interchangeable_and_the_choice_is_not_part_of_them() -> None:
     supernet, *_ = darts()
     other, *_ = darts()
@@ -266,6 +335,8 @@ def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
         (partial(nn.BatchNorm2d, affine=False, momentum=None), lambda graph: None, "momentum"),
         (NORM, lambda graph: setattr(convolution(graph), "bias", nn.Parameter(torch.zeros(4))), "bias"),
         (NORM, lambda graph: setattr(convolution(graph), "padding_mode", "reflect"), "padded with zeros"),
+        (NORM, lambda graph: graph.mixed[0].candidates["sep_conv_3x3"].append(nn.GELU()), "no rule for GELU"),
+        (NORM, lambda graph: prune.identity(convolution(graph), "weight"), "whose weight is a parameter"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused(norm: Any, changed: Callable[[MixedGraph], None], message: str) -> None:
@@ -287,11 +358,16 @@ def convolution(network: nn.Module) -> nn.Conv2d:
         {"kernel_size": 3, "padding": 0},
         {"kernel_size": 5, "padding": 2, "stride": (1, 2)},
         {"kernel_size": (3, 5), "padding": (1, 2)},
+        {"kernel_size": 2, "padding": 1, "stride": 2},
+        {"kernel_size": 4, "padding": 2, "stride": 2},
     ],
 )
 def test_depthwise_windows_that_the_kernels_do_not_know(settings_: dict[str, Any]) -> None:
     """Wide ones, unlike sides and other paddings go through torch."""
-    modules = [nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, groups=4, bias=False, **settings_)).double() for _ in range(3)]
+    modules = [
+        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, groups=4, bias=False, **settings_), nn.Conv2d(4, 4, 1, bias=False)).double()
+        for _ in range(3)
+    ]
     x = random(2, 4, 11, 12, seed=1)
     maps = Maps(x.permute(0, 2, 3, 1))
     for layer in zip(*modules, strict=True):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segnas.nets import compiled
-from segnas.nets.compiled import library
+from segnas.nets.compiled import _loaded, library
 from segnas.nets.kernels import Before, Window, mix, normalize, separable
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
@@ -54,7 +54,7 @@ def plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def defined(*given: Any, **named: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compiled, "takes", lambda x: False)
+            patch.setattr(compiled, "takes", lambda *tensors: False)
             return function(*given, **named)
 
     return defined
@@ -157,21 +157,31 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
     assert (name, given[-2:]) == ("separable_back", (None, None)), "no gradient of the weights"
 
 
+def test_what_cannot_be_divided_into_paths_is_refused() -> None:
+    weights = [random(3, 1, 3, 3, dtype=torch.float32)], [random(2, 3, 1, 1, dtype=torch.float32)]
+    for images in (4, 0):
+        x = random(images, 4, 4, 3, dtype=torch.float32)
+        with pytest.raises(ValueError, match="cannot be divided into 3 paths"):
+            separable(x, Before(), *weights, Window(3), 3)
+
+
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name, value in (("SEGNAS_KERNELS", "off"), ("PATH", str(tmp_path))):
         with monkeypatch.context() as context:
             context.setenv(name, value)
-            assert library.__wrapped__() is None
+            found, reason = _loaded.__wrapped__()
+            assert found is None
+            assert (reason is None) == (name == "SEGNAS_KERNELS"), "who forbids it knows"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert library.__wrapped__() is not None
+    assert _loaded.__wrapped__()[0] is not None
     (built,) = (tmp_path / "segnas").iterdir()
     monkeypatch.setattr(compiled.subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert library.__wrapped__() is not None
+    assert _loaded.__wrapped__()[0] is not None
     assert built.suffix == ".so"
 
 
@@ -179,5 +189,8 @@ def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("CC", "false")
-    assert library.__wrapped__() is None
+    found, reason = _loaded.__wrapped__()
+    assert found is None
+    assert reason is not None
+    assert "failed" in reason
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "what was begun is removed"

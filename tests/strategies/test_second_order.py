@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from segnas.nets.darts_supernet import DartsSupernet
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.spaces.cells import states_of
 from segnas.spaces.darts import OPERATIONS, DartsOptions, cell_of
 from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step

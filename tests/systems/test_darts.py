@@ -469,8 +469,8 @@ def test_cells_are_computed_twice_where_they_do_not_fit_otherwise(make_job: Make
     measured = preflight(make_job("auto", tiny_darts(**SMALL)))
     assert kept == [{False}, {True}]
     assert as_measured(tiny_darts(**SMALL), [measured]) == tiny_darts(recompute_cells=True, **SMALL)
-    for settings in ({"recompute_cells": False}, {"engine": "plain"}):
-        with pytest.raises(DoesNotFit):
+    for settings, told in (({"recompute_cells": False}, "or search.recompute_cells=true"), ({"engine": "plain"}, "9.0 GiB$")):
+        with pytest.raises(DoesNotFit, match=told):
             preflight(make_job("-".join(settings), tiny_darts(**settings, **SMALL)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segnas.errors import Interrupted
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.spaces.architecture import identity
 from segnas.systems import darts
 from segnas.systems.darts import (

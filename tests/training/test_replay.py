@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
-from segnas.nets.fused import choose_engine
+from segnas.nets.engines import choose_engine
 from segnas.spaces.darts import DartsOptions
 from segnas.strategies.bilevel import frozen, gradients_of, weight_step
 from segnas.systems import auto_deeplab, darts
