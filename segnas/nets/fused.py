@@ -118,7 +118,8 @@ def fused_graph(
         x = states[number]
         images = paths if number else 1
         statistics.append(Statistics())
-        again = graph.recomputed and torch.is_grad_enabled() and x.shape[1] * x.shape[2] > FEW
+        large = x.shape[1] * x.shape[2] > FEW and x.numel() * state.edges > LITTLE
+        again = graph.recomputed and torch.is_grad_enabled() and large
         leaving = _recomputed if again else _mixed
         mixed = leaving(state, x[..., :width].contiguous(), weights, mixed, images, statistics[-1])
         if parts > 1:
@@ -157,7 +158,8 @@ def _mixed(state: State, x: Tensor, weights: Tensor, carry: Tensor | None, paths
     return out
 
 
-FEW = 64  # pixels: maps of so few hold little, and to compute them again costs as many calls as large ones
+# What holds little takes as many calls to be computed again as what holds much: maps of so few pixels, or of so few values.
+FEW, LITTLE = 64, 2**15
 
 
 def _recomputed(state: State, x: Tensor, weights: Tensor, carry: Tensor | None, paths: int, statistics: Statistics) -> Tensor:

@@ -35,6 +35,12 @@ NORM = partial(nn.BatchNorm2d, affine=False)
 ALL = tuple(OPERATIONS)
 
 
+@pytest.fixture(autouse=True)
+def _small_maps_are_computed_twice_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segnas.nets.fused.FEW", 12)
+    monkeypatch.setattr("segnas.nets.fused.LITTLE", 0)
+
+
 def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
