@@ -133,7 +133,7 @@ OWN_MEANINGS: dict[str, dict[str, str]] = {  # of what one system has, or means 
     "darts": {
         "search.channels": "channels of a block before the first reduction, in the supernet",
         "search.head_width": "channels of the supernet's head, in the segmentation form",
-        "search.order": "`first` or `second`: of the gradient of alpha; second takes 2.2 times as long",
+        "search.order": "`first` or `second`: of the gradient of alpha; second takes 2.8 times as long",
         "search.partial_channels": "K of PC-DARTS: 1 / K of the channels is mixed; 1 for DARTS",
         "search.edge_weights": "weigh the edges into a block as well (beta of PC-DARTS)",
         "search.stop_by_curvature": "end the search when the curvature of the loss in alpha has grown by too much",

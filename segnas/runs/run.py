@@ -38,6 +38,7 @@ from segnas.processes import is_first, world
 UNBEGUN = (".lock", "checkpoints", "config.yaml.partial")  # all that a run killed before its config.yaml leaves
 MAY_CHANGE = (
     *("segnas", "dataset", "device", "data.workers", "data.cache"),  # where and how is computed, not what
+    *("search.engine", "search.recompute_cells"),
     *("budget", "comparison"),  # what comes after a search; workplace.py refuses a budget that comes too late
 )
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

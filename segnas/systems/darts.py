@@ -70,7 +70,7 @@ class SearchConfig(SupernetConfig):
     """The supernet and its training. Defaults are the paper's on CIFAR-10 (section 3.1 and appendix A.1).
 
     channels, layers: of the supernet, not of the network that is retrained; head_width: its head in the segmentation form.
-    order: of the gradient of alpha; "second" takes 2.2 times as long. partial_channels: K of PC-DARTS, 1 for DARTS.
+    order: of the gradient of alpha; "second" takes 2.8 times as long. partial_channels: K of PC-DARTS, 1 for DARTS.
     edge_weights: beta of PC-DARTS. stop_by_curvature: look at the dominant eigenvalue of the Hessian in alpha every
     `curvature_every` epochs, and stop when it has grown by too much.
     """

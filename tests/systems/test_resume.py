@@ -129,6 +129,32 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert_same(job.run.path.with_name("whole"), job.run.path)
 
 
+@pytest.mark.parametrize("engines", [("plain", "fused"), ("fused", "plain")])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_search_is_continued_by_the_other_engine(
+    system: str, engines: tuple[str, str], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same state, to the same figures but for rounding."""
+    module, (first, second) = SYSTEMS[system], engines
+    module.search(make_job("whole", config_of(system, first)))
+    real = module.Search.search_step
+
+    def stopped(self: Any, *batches: Any) -> None:
+        real(self, *batches)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Search, "search_step", stopped)
+        job = make_job("parts", config_of(system, first))
+        with pytest.raises(Interrupted, match="saved"):
+            module.search(job)
+        job.run.release()
+    job = make_job("parts", config_of(system, second), resume=True)
+    module.search(job)
+    whole, parts = (run.read_json("search.json")["epochs"] for run in (Run(job.run.path.with_name("whole")), job.run))
+    assert [one["loss_weights"] for one in parts] == pytest.approx([one["loss_weights"] for one in whole], rel=0.02)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize(("killed_in", "epoch"), [("log", 1), ("write_json", 3), ("save_checkpoint", 3)])
 def test_a_search_that_dies_while_an_epoch_is_written_is_continued(
