@@ -72,12 +72,13 @@ class Case:
 
 
 @dataclass
-class Nothing:
-    """A data set of which only the names are asked for."""
+class Noise:
+    """A data set of random images and labels, side x side."""
 
     count: int
+    side: int
     classes: Classes
-    name: str = "nothing"
+    name: str = "noise"
     task: str = "segmentation"
     splits: Mapping[str, tuple[str, ...]] = field(init=False)
 
@@ -85,10 +86,14 @@ class Nothing:
         self.splits = {"train": tuple(str(number) for number in range(self.count)), "val": ("0",)}
 
     def read(self, split: str, index: int) -> Sample:
-        raise NotImplementedError
+        """Drawn for the index."""
+        generator = np.random.default_rng(index)
+        image = generator.integers(0, 256, (self.side, self.side, 3), dtype=np.uint8)
+        return Sample(str(index), image, generator.integers(0, len(self.classes), (self.side, self.side), dtype=np.uint8))
 
     def size(self, split: str, index: int) -> tuple[int, int]:
-        return 1, 1
+        """Of every image."""
+        return self.side, self.side
 
 
 def search_of(case: Case, folder: Path) -> Search:
@@ -101,9 +106,9 @@ def search_of(case: Case, folder: Path) -> Search:
         search=SearchConfig(crop=(case.crop, case.crop), batch_size=case.batch, **settings),
     )
     colors = tuple((number, number, number) for number in range(case.classes))
-    dataset = Nothing(2 * case.batch, Classes(tuple(f"class {number}" for number in range(case.classes)), colors))
+    dataset = Noise(2 * case.batch, case.crop, Classes(tuple(f"class {number}" for number in range(case.classes)), colors))
     run = Run.create(folder / "run", to_dict(config), False)
-    return Search(Job(config, dataset, Normalization((0.0,) * 3, (1.0,) * 3), run, launch(config.device)))
+    return Search(Job(config, dataset, Normalization((0.5,) * 3, (0.29,) * 3), run, launch(config.device)))
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -111,11 +116,8 @@ def measure(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         this = search_of(case, Path(folder))
         device = this.job.device.device
-        generator = np.random.default_rng(0)
-        shape = (case.batch, case.crop, case.crop)
-        images = torch.from_numpy(generator.standard_normal((case.batch, 3, case.crop, case.crop), dtype=np.float32))
-        labels = torch.from_numpy(generator.integers(0, case.classes, shape))
-        batch = Batch(this.job.device.images(images), this.job.device.labels(labels), ("",) * case.batch)
+        batch, _ = next(this.pairs())
+        batch = Batch(*this.placed(batch), batch.names)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -265,6 +267,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
 
 
 def cells_of(row: Mapping[str, Any]) -> list[str]:
+    """The row's line of the table, or its error in the place of figures."""
     begin = [row["mode"], row["precision"], str(row["batch"])]
     if "error" in row:
         return [*begin, row["error"], *[""] * 6]
@@ -277,10 +280,12 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def say(text: str) -> None:
+    """Progress and complaints, beside the output."""
     print(text, file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     default = Case("plain")
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -297,6 +302,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Measure what is asked for, row by row; the exit status."""
     asked = parser().parse_args(arguments)
     if asked.case:
         print(json.dumps(measured(Case(**json.loads(asked.case)))))

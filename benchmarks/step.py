@@ -13,7 +13,7 @@ from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
 from segnas.nets.engines import choose_engine
 from segnas.spaces.darts import DartsOptions
-from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, move, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 from segnas.strategies.second_order import unrolled_gradients
 from segnas.systems import auto_deeplab, darts
 from segnas.tasks.base import cross_entropy
@@ -80,7 +80,7 @@ class SearchStep:
         """Where all gradients are computed, those of the architecture are then thrown away."""
         loss = self.loss(self.batch_a, self.relaxation.mixture(detached=not self.engine.all_gradients))
         _, *gradients = gradients_of(loss, self.weights)
-        weight_step(self.weights, gradients, self.weight_optimizer, self.config.clip_norm)
+        move(self.weights, gradients, self.weight_optimizer, self.config.clip_norm)
         self.architecture_optimizer.zero_grad()
 
     def architecture_step(self) -> None:
@@ -103,4 +103,4 @@ class SearchStep:
             with frozen(self.weights):
                 loss = self.loss(self.batch_b, self.relaxation.mixture())
             _, *of_variables = gradients_of(loss, self.variables)
-            architecture_step(self.variables, of_variables, self.architecture_optimizer)
+            move(self.variables, of_variables, self.architecture_optimizer)

@@ -38,7 +38,7 @@ FIRST_FILES = {
     "segnas/api.py": "what a run consists of, in its order",
     "segnas/systems/auto_deeplab.py": "the system: equations, deviations, search, presets",
     "segnas/nets/auto_deeplab_supernet.py": "the supernet that it trains",
-    "segnas/strategies/bilevel.py": "one step for the weights, one for the architecture",
+    "segnas/strategies/bilevel.py": "the steps of the weights and of the architecture",
     "segnas/training/retrain.py": "training from scratch, a plain loop",
 }
 MEANINGS = {  # of what all runs have, then of what searches through a supernet share

@@ -40,29 +40,22 @@ def gradients_of(loss: Tensor, variables: Sequence[Tensor]) -> tuple[Tensor | No
     return loss.detach(), *gradients
 
 
-def architecture_step(
-    variables: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, average: Average | None = None
+def move(
+    variables: Sequence[Tensor],
+    gradients: Gradients,
+    optimizer: Optimizer,
+    clip_norm: float = 0.0,
+    average: Average | None = None,
 ) -> None:
-    """Move the architecture variables against gradients that were computed while the weights are `frozen`."""
+    """A step of the optimizer of `variables`, weights or architecture, with these gradients.
+
+    They are averaged over the processes first, unless they are already; then their norm is clipped to `clip_norm` (0: not).
+    """
     if average is not None:
         average([gradient for gradient in gradients if gradient is not None])
-    move(variables, gradients, optimizer)
-
-
-def move(variables: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
-    """A step of the optimizer of `variables` with these gradients, their norm clipped to `clip_norm` (0: not clipped)."""
     for variable, gradient in zip(variables, gradients, strict=True):
         variable.grad = gradient
     if clip_norm > 0:
         nn.utils.clip_grad_norm_(variables, clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def weight_step(
-    weights: Sequence[Tensor], gradients: Gradients, optimizer: Optimizer, clip_norm: float, average: Average | None = None
-) -> None:
-    """The same for the weights, clipped; the gradients are of a mixture that was built from detached variables."""
-    if average is not None:
-        average([gradient for gradient in gradients if gradient is not None])
-    move(weights, gradients, optimizer, clip_norm)

@@ -38,7 +38,7 @@ from segnas.randomness import forked, numpy_generator
 from segnas.spaces.auto_deeplab import LEVELS, OPERATIONS, AutoDeepLab, AutoDeepLabSpace, NetworkOptions
 from segnas.spaces.cells import Block, edges, states_of
 from segnas.spaces.choice import sample
-from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 from segnas.strategies.decoding import entropy, strongest_edges, viterbi
 from segnas.systems import supernet_search
 from segnas.systems.base import Job, System, systems
@@ -158,11 +158,11 @@ class Search(SupernetSearch):
         set_learning_rate(self.weight_optimizer, rate)
         with self.at_step():
             loss, *gradients = self.replay(self.weight_gradients, batch_a)
-            weight_step(self.weights, gradients, self.weight_optimizer, config.clip_norm, average)
+            move(self.weights, gradients, self.weight_optimizer, config.clip_norm, average)
             self.sums[0] += loss
             if self.epoch >= config.architecture_from_epoch:
                 loss, *gradients = self.replay(self.architecture_gradients, batch_b)
-                architecture_step(self.variables, gradients, self.architecture_optimizer, average)
+                move(self.variables, gradients, self.architecture_optimizer, average=average)
                 self.sums[1] += loss
         self.step += 1
 

@@ -50,7 +50,7 @@ from segnas.runs.progress import console
 from segnas.spaces.cells import edges, states_of
 from segnas.spaces.choice import sample
 from segnas.spaces.darts import BLOCKS, OPERATIONS, Darts, DartsOptions, DartsSpace, cell_of
-from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, move, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 from segnas.strategies.curvature import eigenvalues, epoch_to_return_to, epochs_needed
 from segnas.strategies.decoding import entropy, strongest_edges
 from segnas.strategies.second_order import unrolled_gradients
@@ -175,7 +175,7 @@ class Search(SupernetSearch):
             if self.epoch >= config.architecture_from_epoch:
                 self.sums[1] += self.architecture_step(batch_a, batch_b)
             loss, *gradients = self.replay(self.weight_gradients, batch_a)
-            weight_step(self.weights, gradients, self.weight_optimizer, config.clip_norm, self.job.device.average)
+            move(self.weights, gradients, self.weight_optimizer, config.clip_norm, self.job.device.average)
             self.sums[0] += loss
         self.step += 1
 
@@ -183,7 +183,7 @@ class Search(SupernetSearch):
         """Move alpha (and beta) by the gradient of the chosen order; the loss on trainB."""
         if self.job.config.search.order == "first":
             loss, *gradients = self.replay(self.architecture_gradients, batch_b)
-            architecture_step(self.variables, gradients, self.architecture_optimizer, self.job.device.average)
+            move(self.variables, gradients, self.architecture_optimizer, average=self.job.device.average)
             return loss
         gradients, loss = unrolled_gradients(  # never replayed: the rate of the step that it looks through changes
             self.supernet,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 
 
 class Mixed(nn.Module):
@@ -54,7 +54,7 @@ def test_an_architecture_step_is_adam_and_touches_no_weight() -> None:
 
         with frozen(list(network.parameters())):
             _, *gradients = gradients_of(network.loss(alpha), [alpha])
-        architecture_step([alpha], gradients, optimizer)
+        move([alpha], gradients, optimizer)
         np.testing.assert_allclose(alpha.detach().numpy(), expected, rtol=1e-6)
         assert alpha.grad is None
     for parameter, value in zip(network.parameters(), before, strict=True):
@@ -77,7 +77,7 @@ def test_a_weight_step_is_clipped_sgd_and_leaves_the_architecture(clip_norm: flo
     loss, *found = gradients_of(network.loss(alpha.detach()), weights)
     assert not loss.requires_grad
     assert loss == network.loss(alpha)
-    weight_step(weights, found, optimizer, clip_norm)
+    move(weights, found, optimizer, clip_norm)
     for weight, value in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.detach(), value, rtol=1e-4, atol=0)
         assert weight.grad is None
@@ -96,10 +96,10 @@ def test_gradients_are_averaged_before_they_are_clipped_and_used() -> None:
     for one, alpha, factor, given in ((network, alphas[0], 1, average), (other, alphas[1], 2, None)):
         weights = list(one.parameters())
         _, *gradients = gradients_of(factor * one.loss(alpha.detach()), weights)
-        weight_step(weights, gradients, torch.optim.SGD(weights, lr=0.5), 0.5, given)
+        move(weights, gradients, torch.optim.SGD(weights, lr=0.5), 0.5, given)
         with frozen(weights):
             _, *gradients = gradients_of(factor * one.loss(alpha), [alpha])
-        architecture_step([alpha], gradients, torch.optim.SGD([alpha], lr=0.5), given)
+        move([alpha], gradients, torch.optim.SGD([alpha], lr=0.5), average=given)
     assert torch.equal(*alphas)
     for weight, value in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(weight, value, rtol=1e-12, atol=0)
@@ -112,5 +112,5 @@ def test_what_the_loss_does_not_depend_on_is_not_moved() -> None:
     before = [weight.detach().clone() for weight in weights]
     _, *gradients = gradients_of(network.loss(torch.zeros(2, dtype=torch.float64)), weights)
     assert [gradient is None for gradient in gradients] == [False, False, True]
-    weight_step(weights, gradients, torch.optim.SGD(weights, lr=0.5, weight_decay=0.1), 5.0, lambda tensors: None)
+    move(weights, gradients, torch.optim.SGD(weights, lr=0.5, weight_decay=0.1), 5.0, lambda tensors: None)
     assert [torch.equal(weight, value) for weight, value in zip(weights, before, strict=True)] == [False, False, True]

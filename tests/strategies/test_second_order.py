@@ -15,7 +15,7 @@ from segnas.nets.darts_supernet import DartsSupernet
 from segnas.nets.engines import choose_engine
 from segnas.spaces.cells import states_of
 from segnas.spaces.darts import OPERATIONS, DartsOptions, cell_of
-from segnas.strategies.bilevel import architecture_step, frozen, gradients_of, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 from segnas.strategies.curvature import DELTA, FACTOR, WINDOW, eigenvalues, epoch_to_return_to, hessian
 from segnas.strategies.decoding import strongest_edges
 from segnas.strategies.second_order import hessian_vector_product, unrolled_gradients
@@ -80,7 +80,7 @@ def test_three_whole_steps(rule, order, fused):
         norm = torch.sqrt(sum((g**2).sum() for g in torch.autograd.grad(loss, steps.weights, retain_graph=True)))
         assert close(norm, expected["grad_norm_before_clip"], tolerance)
         _, *found = gradients_of(loss, steps.weights)
-        weight_step(steps.weights, found, steps.weight_optimizer, clip_norm=5.0)
+        move(steps.weights, found, steps.weight_optimizer, clip_norm=5.0)
         assert agrees(steps.variables[0].detach(), expected["alpha_normal_after"], tolerance)
         assert agrees(steps.variables[1].detach(), expected["alpha_reduce_after"], tolerance)
         assert close(torch.sqrt(sum((w.detach() ** 2).sum() for w in steps.weights)), expected["weights_l2"], tolerance)
@@ -90,7 +90,7 @@ def test_the_first_order_step_of_the_search_is_the_golden_one():
     steps = Steps("B")
     with frozen(steps.weights):
         _, *gradients = gradients_of(steps.loss(steps.valid), steps.variables)
-    architecture_step(steps.variables, gradients, steps.architecture_optimizer)
+    move(steps.variables, gradients, steps.architecture_optimizer)
     expected = GOLDEN["func_search"]["supernet/ruleB/float64"]["search_first_order_3steps"][0]
     assert agrees(steps.variables[0].detach(), expected["alpha_normal_after"], 1e-9)
 

@@ -382,7 +382,7 @@ def test_one_step_is_followed_in_four_files_and_five_hundred_lines() -> None:
     root = Path(inspect.getfile(segnas)).parent
     files = {
         "systems/auto_deeplab.py": ("Search", "Relaxation", "search"),
-        "strategies/bilevel.py": ("architecture_step", "frozen", "gradients_of", "move", "weight_step"),
+        "strategies/bilevel.py": ("frozen", "gradients_of", "move"),
         "nets/auto_deeplab_supernet.py": (
             "Mixture",
             "Node",

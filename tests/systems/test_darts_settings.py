@@ -134,7 +134,7 @@ def step_of(order: str) -> dict[str, tuple[str, ...]]:
             "MixedOperation",
             "MixedGraph",
         ),
-        "strategies/bilevel.py": ("architecture_step", "frozen", "gradients_of", "move", "weight_step"),
+        "strategies/bilevel.py": ("frozen", "gradients_of", "move"),
     }
     second = {"strategies/second_order.py": ("unrolled_gradients", "hessian_vector_product", "_moved", "_gradients")}
     return files if order == "first" else {**files, **second}

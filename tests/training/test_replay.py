@@ -15,7 +15,7 @@ from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
 from segnas.nets.engines import choose_engine
 from segnas.spaces.darts import DartsOptions
-from segnas.strategies.bilevel import frozen, gradients_of, weight_step
+from segnas.strategies.bilevel import frozen, gradients_of, move
 from segnas.systems import auto_deeplab, darts
 from segnas.tasks.base import cross_entropy
 from segnas.training.device import DeviceConfig, launch
@@ -70,7 +70,7 @@ class Learner:
     def step(self, replay: Replay, images: Tensor, labels: Tensor, rate: float) -> float:
         self.optimizer.param_groups[0]["lr"] = rate
         loss, *gradients = replay(self.gradients, images, labels)
-        weight_step(self.weights, gradients, self.optimizer, 1.0)
+        move(self.weights, gradients, self.optimizer, 1.0)
         assert loss is not None
         return float(loss)
 
@@ -273,7 +273,7 @@ def ten_steps(supernet: Any, relaxation: Any, replay: Replay, fused: bool, path:
         for function, optimizer, moved in zip((of_weights, of_architecture), optimizers, (weights, variables), strict=True):
             optimizer.param_groups[0]["lr"] = 0.01 / (1 + number)
             _, *gradients = replay(function, images, labels)
-            weight_step(moved, gradients, optimizer, 5.0)
+            move(moved, gradients, optimizer, 5.0)
     return [tensor.detach().clone() for tensor in (*supernet.state_dict().values(), *relaxation.state_dict().values())]
 
 
