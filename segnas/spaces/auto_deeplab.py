@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from segnas.spaces.architecture import families
 from segnas.spaces.cells import Block, require_earlier_states
-from segnas.spaces.choice import Choose
+from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.width import register_widths
 
 LEVELS = 4  # output strides 4, 8, 16, 32
@@ -102,6 +102,7 @@ GROWING = ("stem", "aspp_width", "low_level_width", "decoder_width")  # in propo
 register_widths("auto-deeplab", "network.filters", {f"network.{name}": 4 for name in GROWING})
 
 
+@search_spaces.register("auto-deeplab")
 @dataclass(frozen=True)
 class AutoDeepLabSpace:
     """All paths of `layers` cells times all cells of `blocks` blocks over `operations`, with fixed `network` options."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from segnas.errors import UserError
+from segnas.errors import Registry, UserError
 from segnas.spaces.architecture import Architecture, to_json
 
 T = TypeVar("T")
@@ -41,11 +41,18 @@ class Choose(Protocol):
 
 
 class Space(Protocol):
-    """A set of architectures."""
+    """A set of architectures.
+
+    A space may have methods of its own that take the place of what is written here for all: `sample(generator)`, where uniform
+    choices do not give uniform architectures, and `mutate(architecture, generator)`, where its paper mutates otherwise.
+    """
 
     def architecture(self, choose: Choose) -> Architecture:
         """The architecture that the answers of `choose` give; the same answers always give the same architecture."""
         ...
+
+
+search_spaces: Registry[Callable[[], Space]] = Registry("search space")  # each at the size of its paper
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,10 @@ def replay(space: Space, answer: Answer) -> tuple[Architecture, tuple[Choice, ..
 
 
 def sample(space: Space, generator: np.random.Generator) -> Architecture:
-    """A random architecture: every choice is uniform over its options, given the choices before it."""
+    """A random architecture: every choice is uniform over its options, given the choices before it, or as the space says."""
+    own = getattr(space, "sample", None)
+    if own is not None:
+        return own(generator)
     return replay(space, lambda name, options: int(generator.integers(len(options))))[0]
 
 
@@ -129,11 +139,14 @@ def from_indices(space: Space, indices: Mapping[str, int]) -> Architecture:
 
 
 def mutate(space: Space, architecture: Architecture, generator: np.random.Generator) -> Architecture:
-    """`architecture` with one choice changed to another of its options, both drawn uniformly.
+    """`architecture` with one choice changed to another of its options, both drawn uniformly, or mutated as the space says.
 
     The other choices keep their options; where a later list no longer holds the old one, it is drawn anew. Raises NotInSpace
     for an architecture outside, ValueError when the space has nothing to change.
     """
+    own = getattr(space, "mutate", None)
+    if own is not None:
+        return own(architecture, generator)
     choices = choices_of(space, architecture)
     free = [choice for choice in choices if len(choice.options) > 1]
     if not free:

@@ -24,7 +24,7 @@ from pydantic import ConfigDict
 from segnas.errors import UserError, did_you_mean
 from segnas.spaces.architecture import Architecture, families
 from segnas.spaces.cells import Block, require_earlier_states
-from segnas.spaces.choice import Choose
+from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.width import register_widths
 
 Form = Literal["cifar", "imagenet", "segmentation"]
@@ -139,6 +139,7 @@ register_widths(
 )
 
 
+@search_spaces.register("darts")
 @dataclass(frozen=True)
 class DartsSpace:
     """All pairs of cells of `blocks` blocks over `operations`, each block with two different inputs, in order."""
