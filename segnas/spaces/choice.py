@@ -52,6 +52,23 @@ class Space(Protocol):
         ...
 
 
+class GrowingSpace(Space, Protocol):
+    """A space that a progressive search grows into: stage `stages` is the space itself, earlier ones hold smaller architectures."""
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        ...
+
+    def stage(self, number: int) -> Space:
+        """The space of stage 1 .. stages."""
+        ...
+
+    def grow(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Every architecture of the next stage that has this one inside, in a fixed order."""
+        ...
+
+
 search_spaces: Registry[Callable[[], Space]] = Registry("search space")  # each at the size of its paper
 
 
