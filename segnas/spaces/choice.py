@@ -53,7 +53,7 @@ class Space(Protocol):
 
 
 class GrowingSpace(Space, Protocol):
-    """A space that a progressive search grows into: stage `stages` is the space itself, earlier ones hold smaller architectures."""
+    """A space that a progressive search grows into: the last stage is the space itself, those before are smaller."""
 
     @property
     def stages(self) -> int:

@@ -6,8 +6,9 @@
             return sample(self.space, generator)
 
 A strategy never knows the space: it sees choices (spaces/choice.py). Whatever it draws comes from the generator that it is
-given, a function of the seed and of how many it has proposed: the same events, `ask` and `tell` in the same order, always give the
-same proposals. The history of a search is all that must survive (`replay`); `state_dict` only saves the time to go through it.
+given, a function of the seed and of how many it has proposed: the same events, `ask` and `tell` in the same order, always give
+the same proposals. The history of a search is all that must survive (`replay`); `state_dict` only saves
+the time to go through it.
 
 Several workers: `ask` may be called again before the last proposal has its result, and results come in any order.
 """
