@@ -18,17 +18,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from segnas.config import configuration, from_dict
 from segnas.errors import Registry, UserError
 from segnas.randomness import numpy_generator
+from segnas.runs.trials import Status
 from segnas.spaces.architecture import Architecture, identity
 from segnas.spaces.choice import Space
-
-Status = Literal["running", "done", "stopped", "failed", "over budget"]
 
 
 @dataclass(frozen=True)
