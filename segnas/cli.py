@@ -36,6 +36,7 @@ from segnas.options import (
     Out,
     Preset,
     Protocol,
+    Ray,
     Resume,
     RunDirectory,
     Seeds,
@@ -43,6 +44,7 @@ from segnas.options import (
     Size,
     System,
     Time,
+    Workers,
     as_settings,
     examples,
     parse_size,
@@ -98,6 +100,8 @@ def run(
     device: BudgetDevice = None,
     baseline: Baseline = None,
     seeds: Seeds = None,
+    workers: Workers = None,
+    ray: Ray = None,
     no_export: NoExport = False,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +109,8 @@ def run(
     random one. Writes RUN/report.html."""
     from segnas import api
 
-    settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device, time, baseline, seeds)
+    limits = (max_parameters, max_multiply_adds, max_latency_ms, device, time)
+    settings = as_settings(*limits, baseline, seeds, workers, ray)
     page = api.run(system, data, required_out(out), preset, [*settings, *(overrides or ())], resume, not no_export)
     print_figures(summary(Path(page).parent), as_json, str(page))
 
@@ -128,13 +133,16 @@ def search(
     max_multiply_adds: MaxMultiplyAdds = None,
     max_latency_ms: MaxLatency = None,
     device: BudgetDevice = None,
+    workers: Workers = None,
+    ray: Ray = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an architecture for a data set. Writes RUN/architecture.json."""
     from segnas import api
     from segnas.spaces.architecture import identity, to_json
 
-    settings = as_settings(max_parameters, max_multiply_adds, max_latency_ms, device, time)
+    limits = (max_parameters, max_multiply_adds, max_latency_ms, device, time)
+    settings = as_settings(*limits, workers=workers, ray=ray)
     architecture = api.search(system, data, required_out(out), preset, [*settings, *(overrides or ())], resume)
     found = {"run": str(out), "id": identity(architecture), "architecture": to_json(architecture)}
     if as_json:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from segnas.spaces.architecture import Architecture
+from segnas.training.preflight import Measurement
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Estimate:
 class Estimator(Protocol):
     """Gives metrics and costs for an architecture."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that it gives, the deciding one first; larger is better in each."""
+        ...
+
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """What the architecture costs, known without training it."""
         ...
@@ -40,4 +46,8 @@ class Estimator(Protocol):
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """What the next estimate is to know of those that are finished, in the order in which they were; plain values."""
+        ...
+
+    def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
+        """What so many trials will take in time and memory with so many workers (0: in this process), from some real steps."""
         ...

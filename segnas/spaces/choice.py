@@ -133,6 +133,32 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
     return choices
 
 
+def stages_of(space: Any) -> list[Space]:
+    """The stages of a space that grows, the smallest first; any other space is its only one."""
+    return [space.stage(number) for number in range(1, space.stages + 1)] if hasattr(space, "stages") else [space]
+
+
+def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
+    """As `choices_of`; of a space that grows, in the last of its stages that holds the architecture."""
+    stages = stages_of(space)
+    for stage in reversed(stages[1:]):
+        try:
+            return choices_of(stage, architecture)
+        except NotInSpace:
+            continue
+    return choices_of(stages[0], architecture)
+
+
+def in_last_stage(space: Space, architecture: Architecture) -> bool:
+    """Whether the architecture is of the space itself, and not only of an earlier stage of one that grows."""
+    if len(stages_of(space)) == 1:
+        return True
+    try:
+        return bool(choices_of(space, architecture))
+    except NotInSpace:
+        return False
+
+
 def encode(space: Space, architecture: Architecture) -> dict[str, int]:
     """Name of each choice -> index of its option, in the order of asking; raises NotInSpace for an architecture outside."""
     return {choice.name: choice.index for choice in choices_of(space, architecture)}
