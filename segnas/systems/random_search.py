@@ -22,41 +22,16 @@ from typing import Any
 
 from segnas.config import configuration, replace
 from segnas.errors import UserError, did_you_mean
-from segnas.estimators.base import Estimator
-from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.randomness import numpy_generator
-from segnas.spaces.architecture import Architecture, task_of
+from segnas.spaces.architecture import task_of
 from segnas.spaces.choice import Space, sample, search_spaces
 from segnas.systems import trial_search
-from segnas.systems.base import Job, System, families_of_systems, systems
+from segnas.systems.base import System, families_of_systems, systems
 from segnas.systems.settings import RunConfig, run_preset
-from segnas.systems.trials import TrialRunConfig, TrialsConfig
+from segnas.systems.trials import ShortTrialRunConfig, short_training, short_trials
 from segnas.user_files import absolute, import_file
 
 NAME = "random"
-
-
-@configuration
-class ShortTrialsConfig(TrialsConfig):
-    """With the training of a trial."""
-
-    training: ShortTrainingConfig = ShortTrainingConfig()
-
-
-@configuration
-class ShortTrialRunConfig(TrialRunConfig):
-    """Of systems whose trials are short trainings."""
-
-    search: ShortTrialsConfig = ShortTrialsConfig()
-
-
-def short_training(job: Job, child: Callable[[Architecture], Architecture] = lambda architecture: architecture) -> Estimator:
-    """The estimator of `search.training`."""
-    config = job.config
-    split = config.evaluation.split
-    return ShortTraining(
-        job.dataset, config.data, job.normalization, job.device, config.search.training, config.seed, child, split
-    )
 
 
 @families_of_systems.register(NAME)
@@ -115,7 +90,7 @@ def _of_gradients(base: System, name: str) -> System:
     def preset(make: Callable[[], Any]) -> Any:
         known = make()
         own = searched(**{name: getattr(known.search, name) for name in base.space_settings})
-        return config(**_of_every_run(known), search=_short(known), space=own, network=known.network)
+        return config(**_of_every_run(known), search=short_trials(known), space=own, network=known.network)
 
     def space(config: Any) -> Space:
         assert base.space is not None
@@ -138,7 +113,7 @@ def _of_space(name: str, make_space: Callable[[], Space]) -> System:
 
     def preset(key: str) -> Any:
         known = run_preset(key, task)
-        return ShortTrialRunConfig(**_of_every_run(known), search=_short(known))
+        return ShortTrialRunConfig(**_of_every_run(known), search=short_trials(known))
 
     made = {task: {key: partial(preset, key) for key in ("quick", "small")}}
     return _system(name, "random search", ShortTrialRunConfig, made, lambda config: make_space())
@@ -169,10 +144,3 @@ def _by_task(base: System) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
 def _of_every_run(config: RunConfig) -> dict[str, Any]:
     """What the presets of all systems have."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}
-
-
-def _short(config: RunConfig) -> ShortTrialsConfig:
-    """Trials that last a quarter of retraining."""
-    epochs = max(1, config.retrain.epochs // 4)
-    recipe = replace(config.retrain, epochs=epochs, steps=None, validate_every=0, seed=None, weights=None)
-    return ShortTrialsConfig(training=ShortTrainingConfig(recipe=recipe))

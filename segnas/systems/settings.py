@@ -32,11 +32,13 @@ class ComparisonConfig:
 
     baseline: a network made by hand ("auto": a U-Net, or a ResNet where an image has one class; "none": no other network at all,
     and of seeds the searched network's alone).
-    random: a random architecture of the same space, too. seeds: how many trainings of each.
+    random: a random architecture of the same space, too. random_search: of a system that searches by trials, as many trials with
+    the same estimator, but drawn at random, and the best of them. seeds: how many trainings of each.
     """
 
     baseline: Literal["auto", "unet", "deeplab-v3-plus", "resnet", "none"] = "auto"
     random: bool = True
+    random_search: bool = False
     seeds: PositiveInt = 1
 
 

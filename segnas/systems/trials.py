@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from segnas.config import configuration, to_dict
+from segnas.config import configuration, replace, to_dict
+from segnas.estimators.base import Estimator
+from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.runs.execution import ExecutionConfig
+from segnas.spaces.architecture import Architecture
 from segnas.strategies.base import load_strategy, settings_of
+from segnas.systems.base import Job
 from segnas.systems.settings import RunConfig
 from segnas.user_files import absolute
 
@@ -51,3 +56,33 @@ class TrialRunConfig(RunConfig):
 
     search: TrialsConfig = TrialsConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+
+@configuration
+class ShortTrialsConfig(TrialsConfig):
+    """With the training of a trial."""
+
+    training: ShortTrainingConfig = ShortTrainingConfig()
+
+
+@configuration
+class ShortTrialRunConfig(TrialRunConfig):
+    """Of systems whose trials are short trainings."""
+
+    search: ShortTrialsConfig = ShortTrialsConfig()
+
+
+def short_training(job: Job, child: Callable[[Architecture], Architecture] = lambda architecture: architecture) -> Estimator:
+    """The estimator of `search.training`."""
+    config = job.config
+    split = config.evaluation.split
+    return ShortTraining(
+        job.dataset, config.data, job.normalization, job.device, config.search.training, config.seed, child, split
+    )
+
+
+def short_trials(config: RunConfig) -> ShortTrialsConfig:
+    """Trials that last a quarter of retraining."""
+    epochs = max(1, config.retrain.epochs // 4)
+    recipe = replace(config.retrain, epochs=epochs, steps=None, validate_every=0, seed=None, weights=None)
+    return ShortTrialsConfig(training=ShortTrainingConfig(recipe=recipe))
