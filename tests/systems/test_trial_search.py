@@ -178,14 +178,16 @@ def test_stopping_and_going_on_is_never_stopping(
         {key: row[key] for key in kept} for row in whole["trials"]
     ]
     assert parts["best"] == whole["best"]
-    lines = [[(line["name"], line["value"]) for line in Run(path).metrics("search")] for path in (tmp_path / "whole", out)]
-    assert lines[0] == lines[1]
+    logged = [Run(path).metrics("search") for path in (tmp_path / "whole", out)]
+    assert [[(line["name"], line["value"]) for line in lines] for lines in logged][0] == [
+        (x["name"], x["value"]) for x in logged[1]
+    ]
 
 
 def test_a_search_of_another_strategy_does_not_go_on(data: str, tmp_path: Path) -> None:
     search(data, tmp_path / "run")
     (tmp_path / "run" / "architecture.json").unlink()
-    with pytest.raises(UserError, match="started with search.strategy=random, not evolution"):
+    with pytest.raises(UserError, match=r"started with search\.strategy=random, not evolution"):
         search(data, tmp_path / "run", "search.strategy=evolution", resume=True)
 
 
