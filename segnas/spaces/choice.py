@@ -121,7 +121,7 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
     def look_up(name: str, options: tuple[Any, ...]) -> int:
         value = _value_at(values, name)
         for index, option in enumerate(options):
-            if _as_json(option) == json.dumps(value):
+            if _equal_as_json(option, value):
                 return index
         allowed = ", ".join(_as_json(option) for option in options)
         raise NotInSpace(f"the architecture is not in this space: {name} is {json.dumps(value)}; allowed: {allowed}")
@@ -315,6 +315,14 @@ def _advance(places: Sequence[tuple[int, int]]) -> list[int] | None:
         if index + 1 < count:
             return [earlier for earlier, _ in places[:place]] + [index + 1]
     return None
+
+
+def _equal_as_json(option: Any, value: Any) -> bool:
+    """Whether an option is written as this JSON value: 1 is neither 1.0 nor true, a tuple is a list."""
+    kind = type(option)
+    if kind is str or kind is int:
+        return type(value) is kind and bool(value == option)
+    return _as_json(option) == json.dumps(value)
 
 
 def _as_json(option: Any) -> str:
