@@ -44,7 +44,8 @@ class Space(Protocol):
     """A set of architectures.
 
     A space may have methods of its own that take the place of what is written here for all: `sample(generator)`, where uniform
-    choices do not give uniform architectures, and `mutate(architecture, generator)`, where its paper mutates otherwise.
+    choices do not give uniform architectures, `mutate(architecture, generator)`, where its paper mutates otherwise, and
+    `neighbours(architecture)`, where a small change is not that of one choice.
     """
 
     def architecture(self, choose: Choose) -> Architecture:
@@ -172,6 +173,23 @@ def mutate(space: Space, architecture: Architecture, generator: np.random.Genera
     others = [index for index in range(len(target.options)) if index != target.index]
     changed = others[int(generator.integers(len(others)))]
     return _replay_changed(space, choices, target.name, changed, generator)[0]
+
+
+def neighbours(space: Space, architecture: Architecture, generator: np.random.Generator) -> Iterator[Architecture]:
+    """Every architecture that one changed choice gives, in the order of choices and options, or what the space says.
+
+    The other choices keep their options; where a later list no longer holds the old one, it is drawn anew. Raises NotInSpace
+    for an architecture outside. Options that repeat give repetitions.
+    """
+    own = getattr(space, "neighbours", None)
+    if own is not None:
+        yield from own(architecture)
+        return
+    choices = choices_of(space, architecture)
+    for choice in choices:
+        for index in range(len(choice.options)):
+            if index != choice.index:
+                yield _replay_changed(space, choices, choice.name, index, generator)[0]
 
 
 def crossover(space: Space, first: Architecture, second: Architecture, generator: np.random.Generator) -> Architecture:

@@ -8,11 +8,10 @@ stays, as a descendant.
 |---|---|
 | P random architectures are trained before the first mutation | the first P proposals are random |
 | workers in parallel share the population | the same: a proposal looks at the results that are there; while there are none it is random |
-| sampling with replacement | the same |
+| the sample is drawn with replacement | the same; `replacement=false` draws S different members, as the code of NAS-Bench-101 does |
 | mutation of the NASNet space | of whatever space, as `choice.mutate` or the space itself says |
 | the non-aging variant removes the worst | `aging=false`; among equals the oldest |
 | no crossover | with probability `crossover` the child is first crossed with the best of a second sample |
-| no random architecture after the first P | with probability `random_share` |
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ Member = tuple[Architecture, float]  # with its score
 
 @configuration
 class EvolutionOptions:
-    """population: P, results that can be parents. sample: S, drawn with replacement for each parent. aging: the oldest leaves,
-    else the worst. crossover: probability that a child has two parents. random_share: probability of a random proposal."""
+    """population: P, results that can be parents. sample: S, drawn for each parent. replacement: a member may be drawn twice.
+    aging: the oldest leaves, else the worst. crossover: probability that a child has two parents."""
 
     population: Annotated[int, Field(ge=1)] = 100
     sample: Annotated[int, Field(ge=1)] = 25
+    replacement: bool = True
     aging: bool = True
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.0
-    random_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 @strategies.register("evolution")
@@ -56,8 +55,6 @@ class Evolution(Strategy):
 
     def propose(self, generator: np.random.Generator) -> Architecture:
         if self.asked < self.config.population or not self.population:
-            return sample(self.space, generator)
-        if self.config.random_share and generator.random() < self.config.random_share:
             return sample(self.space, generator)
         parent = self._parent(generator)
         if self.config.crossover and generator.random() < self.config.crossover:
@@ -74,7 +71,11 @@ class Evolution(Strategy):
 
     def _parent(self, generator: np.random.Generator) -> Architecture:
         """The best of a sample; among equals the one drawn first."""
-        drawn = generator.integers(len(self.population), size=self.config.sample).tolist()
+        members, count = len(self.population), self.config.sample
+        if self.config.replacement:
+            drawn = generator.integers(members, size=count).tolist()
+        else:
+            drawn = generator.permutation(members)[:count].tolist()  # all of them while there are fewer
         return self.population[max(drawn, key=lambda place: self.population[place][1])][0]
 
     def state_dict(self) -> dict[str, Any]:
