@@ -7,8 +7,8 @@ stays, as a descendant.
 | paper | here |
 |---|---|
 | P random architectures are trained before the first mutation | the first P proposals are random |
-| workers in parallel share the population | the same: a proposal looks at the results that are there; while there are none it is random |
-| the sample is drawn with replacement | the same; `replacement=false` draws S different members, as the code of NAS-Bench-101 does |
+| workers in parallel share the population | the same: results count when they come; while there are none proposals are random |
+| the sample is drawn with replacement | the same; `replacement=false` draws S different members |
 | mutation of the NASNet space | of whatever space, as `choice.mutate` or the space itself says |
 | the non-aging variant removes the worst | `aging=false`; among equals the oldest |
 | no crossover | with probability `crossover` the child is first crossed with the best of a second sample |

@@ -68,12 +68,14 @@ class OptunaStrategy(Strategy):
             self.study.tell(result.number, list(result.values[: len(self.study.directions)]))
 
     def state_dict(self) -> dict[str, Any]:
+        from optuna.distributions import distribution_to_json
+
         trials = [
             {
                 "state": trial.state.name,
                 "values": trial.values,
                 "params": trial.params,
-                "highest": {name: distribution.high for name, distribution in trial.distributions.items()},
+                "distributions": {name: distribution_to_json(found) for name, found in trial.distributions.items()},
                 "attributes": trial.system_attrs,
             }
             for trial in self.study.get_trials()
@@ -82,6 +84,7 @@ class OptunaStrategy(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         import optuna
+        from optuna.distributions import json_to_distribution
 
         super().load_state_dict(state)
         for trial in state["trials"]:
@@ -89,7 +92,7 @@ class OptunaStrategy(Strategy):
                 state=optuna.trial.TrialState[trial["state"]],
                 values=trial["values"],
                 params=trial["params"],
-                distributions={name: optuna.distributions.IntDistribution(0, high) for name, high in trial["highest"].items()},
+                distributions={name: json_to_distribution(text) for name, text in trial["distributions"].items()},
                 system_attrs=trial["attributes"],
             )
             self.study.add_trial(created)

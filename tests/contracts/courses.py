@@ -45,12 +45,10 @@ def new(strategy: str, space: str, seed: int = 3) -> Strategy:
 
 
 def takes(strategy: str, space: str) -> bool:
-    """Whether the strategy searches this space; one that needs a growing space refuses the others in one line."""
+    """Whether the strategy searches this space; one that needs a growing space refuses the others."""
     try:
         new(strategy, space)
-    except UserError as error:
-        assert not hasattr(space_of(space), "stages"), error
-        assert "\n" not in str(error)
+    except UserError:
         return False
     return True
 

@@ -1,8 +1,9 @@
-"""What every registered strategy keeps to over every registered space: the same again, legal, resumable, and no failure a score."""
+"""What every registered strategy keeps to over every registered space: repeatable, legal, resumable, no failure is a score."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -54,6 +55,12 @@ def in_space(space: Space, architecture: Architecture) -> bool:
 def test_every_strategy_and_every_space_takes_part() -> None:
     assert {strategy for strategy, _ in pairs()} == set(strategies) >= {"random", "evolution", "local-search", "nsga2", "tpe"}
     assert {space for _, space in pairs()} == set(search_spaces) >= {"auto-deeplab", "darts", "nasbench201", "transnas-macro"}
+    for strategy, space in itertools.product(strategies, search_spaces):
+        if (strategy, space) not in pairs():
+            with pytest.raises(UserError) as refusal:
+                new(strategy, space)
+            assert "\n" not in str(refusal.value)
+            assert not hasattr(space_of(space), "stages"), "only a space that does not grow may be refused"
 
 
 @ALL
