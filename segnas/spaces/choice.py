@@ -270,6 +270,35 @@ def size(space: Space) -> int:
     return total
 
 
+def discover(space: Space) -> dict[str, tuple[Choice, ...]]:
+    """Every choice that can be found, by name, each with one Choice for every list of options that it was seen with.
+
+    Found by trial: from random architectures on, every option that is offered anywhere is chosen once, all else kept as it was.
+    What shows only when several answers come together may be missed.
+    """
+    generator = np.random.default_rng(0)
+    found: dict[tuple[str, tuple[Any, ...]], Choice] = {}
+    chosen: set[tuple[str, Any]] = set()
+    waiting: list[tuple[tuple[Choice, ...], Choice]] = []
+
+    def note(choices: tuple[Choice, ...]) -> None:
+        for choice in choices:
+            chosen.add((choice.name, choice.option))
+            if (choice.name, choice.options) not in found:
+                found[choice.name, choice.options] = choice
+                waiting.append((choices, choice))
+
+    for _ in range(BASES):
+        note(replay(space, lambda name, options: int(generator.integers(len(options))))[1])
+    while waiting:
+        choices, choice = waiting.pop()
+        for index, option in enumerate(choice.options):
+            if (choice.name, option) not in chosen:
+                note(_replay_changed(space, choices, choice.name, index, generator)[1])
+    names = dict.fromkeys(name for name, _ in found)
+    return {name: tuple(choice for choice in found.values() if choice.name == name) for name in names}
+
+
 class _Dependences:
     """Which choices hang together: two do when changing one changes the options (or the existence) of the other."""
 
