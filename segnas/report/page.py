@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from segnas.report import baselines, comparison, conditions, courses, networks, pictures, sections
+from segnas.report import baselines, comparison, conditions, courses, networks, pictures, sections, trial_course
 from segnas.report.cautions import cautions
 from segnas.report.information import Information, gather
 from segnas.report.markup import Markup, count, join, listing, tag, three_digits
@@ -42,6 +42,7 @@ def render(information: Information, embedded: Sequence[pictures.PanelPictures],
         networks.network(information),
         sections.cost(information, published),
         courses.search(information),
+        trial_course.search(information),
         courses.retraining(information),
         sections.protocol(information),
     ]
@@ -76,6 +77,8 @@ def in_words(information: Information) -> str:
         latency = information.latency
         under = conditions.answers(latency, information.cost)
         told.append(f"answers in {three_digits(latency.median_ms)} ms{under} on {latency.device}")
+    if not told and information.trials is not None:
+        return UNIT.sub("\\1\u00a0\\2", trial_course.in_words(information.trials))
     if not told:
         return "Nothing has been measured yet."
     parity = information.parity
