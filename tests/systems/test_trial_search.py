@@ -178,10 +178,10 @@ def test_stopping_and_going_on_is_never_stopping(
         {key: row[key] for key in kept} for row in whole["trials"]
     ]
     assert parts["best"] == whole["best"]
-    logged = [Run(path).metrics("search") for path in (tmp_path / "whole", out)]
-    assert [[(line["name"], line["value"]) for line in lines] for lines in logged][0] == [
-        (x["name"], x["value"]) for x in logged[1]
-    ]
+    first, second = (
+        [(line["name"], line["value"]) for line in Run(path).metrics("search")] for path in (tmp_path / "whole", out)
+    )
+    assert first == second
 
 
 def test_a_search_of_another_strategy_does_not_go_on(data: str, tmp_path: Path) -> None:
