@@ -328,8 +328,11 @@ def _address(location: str | Path) -> tuple[str, str, dict[str, Any]]:
     else:
         try:
             url = sqlalchemy.make_url(location)
+            url.get_dialect()
         except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise UserError(f"'{location}' is no address of a database; write postgresql://USER@HOST/DATABASE") from None
+            raise UserError(
+                f"the address of the trials' database cannot be read ({location.split('@')[-1]}); write postgresql://USER@HOST/DATABASE"
+            ) from None
         shown = url.render_as_string(hide_password=True)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
