@@ -10,6 +10,7 @@ from segnas.errors import Registry
 from segnas.nets.auto_deeplab import AutoDeepLabNetwork
 from segnas.nets.darts import DartsNetwork
 from segnas.nets.deeplab_v3_plus import DeepLabV3PlusNetwork
+from segnas.nets.nasnet import NasNetNetwork
 from segnas.nets.resnet import ResNetNetwork
 from segnas.nets.unet import UNetNetwork
 from segnas.spaces.architecture import Architecture, family_of
@@ -17,6 +18,7 @@ from segnas.spaces.architecture import Architecture, family_of
 builders: Registry[Callable[[Architecture, int, int], nn.Module]] = Registry("network builder")
 builders.register("auto-deeplab")(AutoDeepLabNetwork)
 builders.register("darts")(DartsNetwork)
+builders.register("nasnet")(NasNetNetwork)
 builders.register("unet")(UNetNetwork)
 builders.register("deeplab-v3-plus")(DeepLabV3PlusNetwork)
 builders.register("resnet")(ResNetNetwork)
