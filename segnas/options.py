@@ -24,7 +24,7 @@ MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="wh
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
-Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="of DARTS cells: cifar, imagenet or segmentation")]
+Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="network of the cells: cifar, imagenet or segmentation")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="leave out the ONNX file")]
 Baseline = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from segnas.nets.darts import DartsNetwork
 from segnas.nets.deeplab_v3_plus import DeepLabV3PlusNetwork
 from segnas.nets.dpc import DpcNetwork
 from segnas.nets.nas_rl import NasRlNetwork
+from segnas.nets.nasnet import NasNetNetwork
 from segnas.nets.resnet import ResNetNetwork
 from segnas.nets.unet import UNetNetwork
 from segnas.spaces.architecture import Architecture, family_of
@@ -21,6 +22,7 @@ builders.register("auto-deeplab")(AutoDeepLabNetwork)
 builders.register("darts")(DartsNetwork)
 builders.register("dpc")(DpcNetwork)
 builders.register("nas-rl")(NasRlNetwork)
+builders.register("nasnet")(NasNetNetwork)
 builders.register("unet")(UNetNetwork)
 builders.register("deeplab-v3-plus")(DeepLabV3PlusNetwork)
 builders.register("resnet")(ResNetNetwork)
