@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segnas import zoo
+from segnas.benchmarking import Row, options_of, simulate
 from segnas.comparison import compare, remaining, require_baseline
 from segnas.config import override
 from segnas.costs.counts import Counts
@@ -23,10 +24,12 @@ from segnas.costs.latency import Latency, Precision, measure_latency, measure_on
 from segnas.data.check import Report
 from segnas.data.check import check as check_data
 from segnas.errors import UserError
+from segnas.estimators.tabular import TabularBenchmark, benchmarks
 from segnas.export import Parity, missing_packages
 from segnas.nets import build
 from segnas.plans import Plan, plan, planned, resumed
 from segnas.report import write_report as write_page
+from segnas.runs.progress import StageProgress
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity
 from segnas.spaces.darts import INPUTS
@@ -299,6 +302,40 @@ def latency(
         with working_on(Run.open(path)) as found:
             found.write_json("latency.json", measured.to_json())
     return measured
+
+
+def benchmark(
+    name: str,
+    data: str | Path | None,
+    strategies: Sequence[str] = ("random", "evolution"),
+    evaluations: int | None = None,
+    seeds: int = 100,
+    options: Sequence[str] = (),
+    workers: int = 1,
+) -> list[Row]:
+    """Whole searches simulated on a tabular benchmark; a row for each strategy and reported figure.
+
+    data: the folder of the table. evaluations: of one search; None means as many as the published searches have. seeds: number of
+    searches. options: `strategy.key=value`. workers: processes; the figures do not depend on it.
+    """
+    known = benchmarks[name]
+    if data is None:
+        raise UserError(f"say where the table of {name}, {known.file}, lies: --data DIR")
+    table = TabularBenchmark(name, data)
+    assignments: dict[str, list[str]] = {strategy: [] for strategy in strategies}
+    for option in options:
+        strategy, separator, assignment = option.partition(".")
+        if not separator or strategy not in assignments:
+            raise UserError(f"'{option}' sets no option; write one of {', '.join(f'{one}.KEY=VALUE' for one in assignments)}")
+        assignments[strategy].append(assignment)
+    asked = {strategy: options_of(table, strategy, given) for strategy, given in assignments.items()}
+    rows = []
+    with StageProgress("benchmark", seeds * len(asked)) as progress:
+        for number, (strategy, values) in enumerate(asked.items(), 1):
+            found = simulate(table, strategy, values, evaluations or known.evaluations, seeds, workers, progress.step)
+            progress.epoch(number, len(asked), {"strategy": strategy, found[0].metric: f"{found[0].mean:.2f}"})
+            rows += found
+    return rows
 
 
 def _refuse(options: Mapping[str, object], fact: str) -> None:

@@ -317,6 +317,45 @@ def count(
         print(f"multiply-adds in the convention of the Auto-DeepLab paper: {counts['paper_multiply_adds']:,}")
 
 
+@app.command(
+    epilog=examples(
+        "benchmark nasbench201 --data tables/nasbench201",
+        "benchmark nasbench201 --data tables/nasbench201 --strategies local-search,tpe",
+        "benchmark nasbench-macro --data tables/macro --options evolution.sample=5",
+    )
+)
+def benchmark(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="nasbench201, transnas-segmentation-micro, ...")],
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="folder of the benchmark's table")] = None,
+    strategies: Annotated[str, typer.Option("--strategies", metavar="LIST", help="names, comma apart")] = "random,evolution",
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", metavar="N", min=1, help="of a search  [default: as published]")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="searches of each strategy")] = 100,
+    options: Annotated[
+        list[str] | None, typer.Option("--options", metavar="KEY=VALUE", help="such as evolution.sample=3; may be repeated")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="processes")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """How well strategies search, on a tabular benchmark. Mean and deviation over seeds, beside what papers print."""
+    from segnas import api
+
+    listed = [word.strip() for word in strategies.split(",")]
+    rows = api.benchmark(name, data, listed, evaluations, seeds, options or (), workers)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    cells = []
+    for row in rows:
+        printed = "-" if row.published is None else f"{row.published.mean:.2f}"
+        if row.published is not None and row.published.std is not None:
+            printed += f" ± {row.published.std:.2f}"
+        cells.append((row.strategy, row.metric, f"{row.mean:.2f}", f"{row.std:.2f}", printed))
+    print_table(("strategy", "figure", "mean %", "std", "published"), cells, text_columns=2)
+    print(f"{rows[0].evaluations} evaluations a search, {rows[0].seeds} seeds")
+
+
 @app.command()
 def zoo(size: Size = None, form: Form = None, as_json: AsJson = False) -> None:
     """Published architectures: our counts beside the papers'. For the paper's input size and classes, unless --size is given."""

@@ -40,8 +40,19 @@ def task_of(architecture: Architecture) -> str:
 
 def to_json(architecture: Architecture) -> dict[str, Any]:
     """Plain JSON values: the family's name, then the fields; tuples become lists."""
-    fields = json.loads(json.dumps(dataclasses.asdict(architecture)))
-    return {"family": family_of(architecture), **fields}
+    return {"family": family_of(architecture), **_plain(architecture)}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON makes of a value, without the way over text, which strategies would go for every proposal."""
+    kind = type(value)
+    if kind is str or kind is int or kind is float or kind is bool or value is None:
+        return value
+    if kind is tuple or kind is list:
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(kind):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(kind)}
+    return json.loads(json.dumps(value, default=_plain))
 
 
 def from_json(values: Any, where: str = "the architecture") -> Architecture:

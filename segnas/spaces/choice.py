@@ -44,7 +44,8 @@ class Space(Protocol):
     """A set of architectures.
 
     A space may have methods of its own that take the place of what is written here for all: `sample(generator)`, where uniform
-    choices do not give uniform architectures, and `mutate(architecture, generator)`, where its paper mutates otherwise.
+    choices do not give uniform architectures, `mutate(architecture, generator)`, where its paper mutates otherwise, and
+    `neighbours(architecture)`, where a small change is not that of one choice.
     """
 
     def architecture(self, choose: Choose) -> Architecture:
@@ -121,7 +122,7 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
     def look_up(name: str, options: tuple[Any, ...]) -> int:
         value = _value_at(values, name)
         for index, option in enumerate(options):
-            if _as_json(option) == json.dumps(value):
+            if _equal_as_json(option, value):
                 return index
         allowed = ", ".join(_as_json(option) for option in options)
         raise NotInSpace(f"the architecture is not in this space: {name} is {json.dumps(value)}; allowed: {allowed}")
@@ -172,6 +173,23 @@ def mutate(space: Space, architecture: Architecture, generator: np.random.Genera
     others = [index for index in range(len(target.options)) if index != target.index]
     changed = others[int(generator.integers(len(others)))]
     return _replay_changed(space, choices, target.name, changed, generator)[0]
+
+
+def neighbours(space: Space, architecture: Architecture, generator: np.random.Generator) -> Iterator[Architecture]:
+    """Every architecture that one changed choice gives, in the order of choices and options, or what the space says.
+
+    The other choices keep their options; where a later list no longer holds the old one, it is drawn anew. Raises NotInSpace
+    for an architecture outside. Options that repeat give repetitions.
+    """
+    own = getattr(space, "neighbours", None)
+    if own is not None:
+        yield from own(architecture)
+        return
+    choices = choices_of(space, architecture)
+    for choice in choices:
+        for index in range(len(choice.options)):
+            if index != choice.index:
+                yield _replay_changed(space, choices, choice.name, index, generator)[0]
 
 
 def crossover(space: Space, first: Architecture, second: Architecture, generator: np.random.Generator) -> Architecture:
@@ -315,6 +333,14 @@ def _advance(places: Sequence[tuple[int, int]]) -> list[int] | None:
         if index + 1 < count:
             return [earlier for earlier, _ in places[:place]] + [index + 1]
     return None
+
+
+def _equal_as_json(option: Any, value: Any) -> bool:
+    """Whether an option is written as this JSON value: 1 is neither 1.0 nor true, a tuple is a list."""
+    kind = type(option)
+    if kind is str or kind is int:
+        return type(value) is kind and bool(value == option)
+    return _as_json(option) == json.dumps(value)
 
 
 def _as_json(option: Any) -> str:
