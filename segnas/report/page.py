@@ -78,7 +78,7 @@ def in_words(information: Information) -> str:
         under = conditions.answers(latency, information.cost)
         told.append(f"answers in {three_digits(latency.median_ms)} ms{under} on {latency.device}")
     if not told and information.trials is not None:
-        return UNIT.sub("\\1\u00a0\\2", trial_course.in_words(information.trials))
+        return UNIT.sub("\\1\u00a0\\2", trial_course.progress_in_words(information.trials))
     if not told:
         return "Nothing has been measured yet."
     parity = information.parity
