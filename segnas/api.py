@@ -26,7 +26,9 @@ from segnas.errors import UserError
 from segnas.export import Parity, missing_packages
 from segnas.nets import build
 from segnas.plans import Plan, plan, planned, resumed
+from segnas.report import write_comparison
 from segnas.report import write_report as write_page
+from segnas.report.several import Several
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity
 from segnas.spaces.darts import INPUTS
@@ -176,6 +178,11 @@ def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str
 def write_report(path: str | Path) -> Path:
     """Write report.html of a run, whatever stages it has; returns its path."""
     return write_page(Run.open(Path(path)))
+
+
+def compare_runs(paths: Sequence[str | Path], out: str | Path = "compare.html") -> Several:
+    """Write one page with several runs beside each other; returns their figures (`to_json`), the warnings, the correlations."""
+    return write_comparison([Path(path) for path in paths], Path(out))
 
 
 def check(data: str | Path) -> Report:
