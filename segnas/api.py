@@ -28,8 +28,10 @@ from segnas.estimators.tabular import TabularBenchmark, benchmarks
 from segnas.export import Parity, missing_packages
 from segnas.nets import build
 from segnas.plans import Plan, plan, planned, resumed
+from segnas.report import write_comparison
 from segnas.report import write_report as write_page
 from segnas.runs.progress import StageProgress
+from segnas.report.several import Several
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity, usual_input_of
 from segnas.stages import (
@@ -178,6 +180,11 @@ def export_onnx(path: str | Path, size: tuple[int, int] | None = None, data: str
 def write_report(path: str | Path) -> Path:
     """Write report.html of a run, whatever stages it has; returns its path."""
     return write_page(Run.open(Path(path)))
+
+
+def compare_runs(paths: Sequence[str | Path], out: str | Path = "compare.html") -> Several:
+    """Write one page with several runs beside each other; returns their figures (`to_json`), the warnings, the correlations."""
+    return write_comparison([Path(path) for path in paths], Path(out))
 
 
 def check(data: str | Path) -> Report:

@@ -50,7 +50,7 @@ from segnas.options import (
     parse_size,
     required_out,
 )
-from segnas.printing import print_figures, print_json, print_table, print_zoo, summary
+from segnas.printing import print_figures, print_json, print_runs, print_table, print_zoo, summary
 from segnas.runs.run import FULL_DISK
 
 HELP = """Search, train, measure and export segmentation and classification networks for your own images.
@@ -244,6 +244,23 @@ def report(run_directory: RunDirectory, as_json: AsJson = False) -> None:
 
     page = api.write_report(run_directory)
     print_figures(summary(run_directory), as_json, str(page))
+
+
+@app.command(epilog=examples("compare runs/evolution runs/random", "compare runs/* --out all.html", "compare runs/first --json"))
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="run directories")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="page to write")] = Path("compare.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw several runs on one page. Table, best so far, Pareto fronts, rank correlations; warns of unequal terms."""
+    from segnas import api
+
+    found = api.compare_runs(runs, out)
+    if as_json:
+        print_json({**found.to_json(), "written": str(out)})
+    else:
+        print_runs(found)
+        print(out)
 
 
 @app.command(

@@ -203,8 +203,8 @@ def _trials(information: Information) -> Iterator[Caution]:
     if information.architecture is not None and scored >= FEW_TRIALS and improved[-1][0] >= LATE * (search.ended[-1].number + 1):
         yield Caution(
             "caution",
-            f"The best so far was found in the last tenth (trial {improved[-1][0]:.0f} of {ended}): the search has not converged, "
-            "and more trials may well find better.",
+            f"The best was found in the last tenth (trial {improved[-1][0]:.0f} of {ended}): the search has not converged, and "
+            "more trials may well find better.",
         )
     yield from _leading(information, search)
     yield from _random_search(information, search)
@@ -219,7 +219,9 @@ def _failures(search: TrialSearch) -> Iterator[Caution]:
     if failed == trained:
         yield Caution("problem", f"All {plural(failed, 'trial')} failed; {most}.")
     elif failed > MANY_FAILURES * trained:
-        yield Caution("caution", f"{failed} of {plural(trained, 'trial')} failed; {most}. What fails is never the best, however good.")
+        yield Caution(
+            "caution", f"{failed} of {plural(trained, 'trial')} failed; {most}. What fails is never the best, however good."
+        )
 
 
 def _edge(search: TrialSearch) -> Iterator[Caution]:
@@ -256,8 +258,8 @@ def _random_search(information: Information, search: TrialSearch) -> Iterator[Ca
         if other.main == search.main and ours is not None and theirs is not None and not search.main.better(ours, theirs):
             yield Caution(
                 "caution",
-                f"Random search found as good an architecture in as many trials ({search.main.noun} {three_digits(theirs)} against "
-                f"{three_digits(ours)}): the strategy brought nothing here.",
+                f"Random search found as good an architecture in as many trials ({search.main.noun} {three_digits(theirs)} "
+                f"against {three_digits(ours)}): the strategy brought nothing here.",
             )
 
 

@@ -35,7 +35,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Entry:
-    """A network, several random ones or what a random search found, and its trainings: one a seed, as far as they are finished."""
+    """A network, several random ones, or what a random search found, and the trainings that are finished: one a seed."""
 
     kind: Literal["searched", "hand-made", "random", "random search"]
     name: str

@@ -67,8 +67,8 @@ class SearchEpoch:
 
 @dataclass(frozen=True)
 class Search:
-    """search.json of a search by gradients. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of the moves to half
-    the stride, the same stride and twice the stride out of the column before the layer, 0 where there is no such move.
+    """search.json of a search by gradients. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of
+    the moves to half the stride, the same stride and twice the stride out of the column before the layer, 0 where there is none.
 
     With two kinds of cell alpha is that of the normal cell; edge_weights: (edges,) shares of the edges into a block.
     """

@@ -26,7 +26,6 @@ def shown(name: str, value: float | None) -> str:
     return f"{three_digits(value)} {unit}" if unit else f"{value:.4g}"
 
 
-
 def charts(found: TrialSearch, random: Iterable[TrialSearch] = ()) -> list[DotChart]:
     """The best so far over trials and over time; the score against what it costs, or the objectives against each other."""
     alike = [other for other in random if other.main == found.main]
@@ -89,7 +88,9 @@ def _once(layers: Iterable[Layer]) -> list[Layer]:
 
 def front_chart(found: TrialSearch, vertical: Objective, horizontal: Objective) -> DotChart:
     """Each trial's two figures, and the Pareto front: what no other trial beats in one without losing in the other."""
-    points = [(trial, trial.value(horizontal.name), trial.value(vertical.name)) for trial in found.searched if found.scored(trial)]
+    points = [
+        (trial, trial.value(horizontal.name), trial.value(vertical.name)) for trial in found.searched if found.scored(trial)
+    ]
     known = {trial.number: (x, y) for trial, x, y in points if x is not None and y is not None}
     unit, noun = cost_unit(horizontal, [x for x, _ in known.values()])
     several = len(found.objectives) > 2
@@ -106,7 +107,7 @@ def front_chart(found: TrialSearch, vertical: Objective, horizontal: Objective) 
     chosen = found.best_trial
     best = dots([chosen.number]) if chosen is not None else ()
     note = "On the front: better in one only by being worse in another."
-    title = f"{vertical.noun[:1].upper()}{vertical.noun[1:]} and {horizontal.noun}"
+    title = f"{vertical.title} and {horizontal.noun}"
     layers = (
         Layer("trials", "a", dots(known)),
         Layer("Pareto front", "c", members, "strong", () if several else tuple(ordered)),

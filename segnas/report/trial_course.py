@@ -36,9 +36,8 @@ def search(information: Information) -> Section | None:
 
 def in_words(found: TrialSearch) -> str:
     """Who searched what, how, and how far it has come."""
-    told = f"{found.system} searches the space {found.space} by {found.strategy}" + (
-        f"; {found.estimator} judges each architecture" if found.estimator else ""
-    )
+    judged = f"; each architecture is judged by {found.estimator}" if found.estimator else ""
+    told = f"{found.system} searches the space {found.space} by {found.strategy}{judged}"
     told += f". It {'maximises' if found.main.direction == 'maximize' else 'minimises'} {found.main.noun}"
     for other in found.objectives[1:]:
         told += f", and {'maximises' if other.direction == 'maximize' else 'minimises'} {other.noun}"
@@ -47,9 +46,17 @@ def in_words(found: TrialSearch) -> str:
     if best is None:
         told += " No trial has a score yet."
     else:
-        score = shown(found.main.name, found.score(best))
-        told += f" {'The best' if found.complete else 'The best so far'} is trial {best.number} ({best.id}): {found.main.noun} {score}."
+        score, named = shown(found.main.name, found.score(best)), "The best" if found.complete else "The best so far"
+        told += f" {named} is trial {best.number} ({best.id}): {found.main.noun} {score}."
     return f"{told} {plural(running, 'trial')} {'is' if running == 1 else 'are'} running." if running else told
+
+
+def progress_in_words(found: TrialSearch) -> str:
+    """How far it has come, in a sentence."""
+    of = "" if found.planned is None else f" of {found.planned}"
+    told = f"The search has ended {len(found.ended)}{of} trials"
+    best = found.best_score
+    return f"{told}; the best so far has {found.main.noun} {shown(found.main.name, best)}." if best is not None else f"{told}."
 
 
 def _spaced(constraint: str) -> str:
@@ -64,18 +71,17 @@ def _tiles(found: TrialSearch) -> list[Markup]:
         ("running", "running"))]  # fmt: skip
     below = ", ".join(f"{number} {noun}" for number, noun in counted if number) or "none has begun"
     score = found.best_score
-    workers = plural(found.workers, "worker")
-    busy = "" if found.busy is None else f", busy {percent(100 * found.busy, 0)} of the time"
+    busy = "" if found.busy is None else f"busy {percent(100 * found.busy, 0)} of the time"
     rate = found.trials_per_hour
     trials = f"{ended} / {found.planned}" if found.planned is not None else str(ended)
-    shown_best = shown(found.main.name, score)
     judged = "judged again" if best is not None and best.stage == "rerank" else "in the search"
+    where = "no trial has ended" if best is None else f"trial {best.number}, {judged}"
     return [
-        tile(f"best {found.main.noun}", shown_best, f"trial {best.number}, {judged}" if best else "no trial has ended", main=True),
+        tile(f"best {found.main.noun}", shown(found.main.name, score), where, main=True),
         tile("trials ended", trials, below),
         tile("time", duration(found.seconds) if found.seconds is not None else "–", "of the search"),
         tile("trials per hour", "–" if rate is None else three_digits(rate), "of those that were trained"),
-        tile("workers", str(found.workers), f"{workers}{busy}"),
+        tile("workers", str(found.workers), busy),
     ]
 
 
@@ -132,8 +138,9 @@ def _again(found: TrialSearch) -> list[Markup]:
         told += f"A rank correlation takes {LEAST_RANKED} or more with different scores."
     else:
         told += (
-            f"The rank correlation (Spearman) between the scores of the search and those of the second time is {correlation:.2f}: "
-            "1 means the same order, 0 none. Where only the best are judged again, it tends to be lower than over all trials."
+            f"The rank correlation (Spearman) between the scores of the search and those of the second time is "
+            f"{correlation:.2f}: 1 means the same order, 0 none. "
+            "Where only the best are judged again, it tends to be lower than over all trials."
         )
     dots = tuple(Dot(before, after, f"trial {first.number}: {before:.4g}, again {after:.4g}")
                  for (first, _), (before, after) in zip(pairs, scores, strict=True))  # fmt: skip

@@ -42,6 +42,11 @@ class Objective:
         return NAMES.get(self.name, self.name.replace("_", " "))
 
     @property
+    def title(self) -> str:
+        """The noun at the head of a line."""
+        return self.noun.capitalize() if self.noun.islower() else self.noun
+
+    @property
     def label(self) -> str:
         """Name and unit, for an axis or the head of a column."""
         unit = UNITS.get(self.name)
@@ -50,7 +55,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. started, finished: seconds since the search began; seconds: what it took; metrics in percent where UNITS says so.
+    """One trial. started, finished: seconds since the search began; seconds: what it took; metrics: as UNITS says.
 
     A trial of the stage "rerank" judges an architecture of the search again, more thoroughly.
     """
@@ -131,7 +136,9 @@ class TrialSearch:
     def ranked(self) -> tuple[Trial, ...]:
         """The scored trials of the search, best first, of equals the earlier."""
         sign = -1 if self.main.direction == "maximize" else 1
-        return tuple(sorted(filter(self.scored, self.searched), key=lambda trial: (sign * (self.score(trial) or 0), trial.number)))
+        return tuple(
+            sorted(filter(self.scored, self.searched), key=lambda trial: (sign * (self.score(trial) or 0), trial.number))
+        )
 
     @property
     def best_trial(self) -> Trial | None:
@@ -175,7 +182,9 @@ class TrialSearch:
         known = [trial for trial in self.searched if self.scored(trial)]
         rows = [(trial, [trial.value(one.name) for one in objectives]) for trial in known]
         full = [(trial, values) for trial, values in rows if None not in values]
-        kept = pareto_front([tuple(value or 0.0 for value in values) for _, values in full], [one.direction for one in objectives])
+        kept = pareto_front(
+            [tuple(value or 0.0 for value in values) for _, values in full], [one.direction for one in objectives]
+        )
         return tuple(full[index][0] for index in kept)
 
     def limits(self) -> Iterator[tuple[str, float]]:
@@ -189,8 +198,9 @@ class TrialSearch:
                     continue
 
     def judged_again(self) -> tuple[tuple[Trial, Trial], ...]:
-        """(trial of the search, the one that judged the same architecture again) for each that has both scores."""
-        first = {trial.id: trial for trial in reversed(self.searched) if self.scored(trial)}
+        """(trial of the search, the one that judged the same architecture again) for each that has both scores; of several
+        trials of one architecture the best, which is what it was chosen for."""
+        first = {trial.id: trial for trial in reversed(self.ranked)}
         return tuple((first[trial.id], trial) for trial in self.reranked if trial.id in first)
 
     def seed_spread(self) -> float | None:

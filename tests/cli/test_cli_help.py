@@ -14,7 +14,9 @@ from command_line import segnas
 
 from segnas.cli import app, main
 
-VERBS = ["run", "search", "retrain", "evaluate", "predict", "export", "report", "latency", "count", "zoo", "systems"]
+VERBS = [
+    *("run", "search", "retrain", "evaluate", "predict", "export", "report", "compare", "latency", "count", "zoo", "systems"),
+]
 HELPS = [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")]
 
 

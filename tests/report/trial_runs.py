@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from segnas.report.trials import TrialSearch
 from segnas.config import from_dict
+from segnas.report.trials import TrialSearch
 from segnas.runs.run import Run
 
 ERRORS = ("CUDA out of memory: tried to allocate {} MiB", "the loss is no number at step {}")
@@ -52,7 +52,12 @@ def search_json(
         elif status == "failed":
             row |= {"error": str(random.choice(ERRORS)).format(int(random.integers(100, 9000))), "metrics": {}}
         elif status == "over budget":
-            row |= {"error": f"parameters {parameters}, and the limit is 1000000", "metrics": {}, "finished": start, "seconds": 0.0}
+            row |= {
+                "error": f"parameters {parameters}, and the limit is 1000000",
+                "metrics": {},
+                "finished": start,
+                "seconds": 0.0,
+            }
             took = 0.0
         elif status == "stopped":
             row["metrics"] = {"mIoU": miou - 9}
