@@ -19,7 +19,7 @@ from typing import Any
 
 from segnas import config
 from segnas.errors import UserError, did_you_mean
-from segnas.spaces import auto_deeplab, hand_made  # noqa: F401  (file their families)
+from segnas.spaces import auto_deeplab, fast_nas, hand_made, template_nas  # noqa: F401  (file their families)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
 from segnas.spaces.darts import with_form
 from segnas.spaces.hand_made import HAND_MADE
