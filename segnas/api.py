@@ -30,8 +30,8 @@ from segnas.nets import build
 from segnas.plans import Plan, plan, planned, resumed
 from segnas.report import write_comparison
 from segnas.report import write_report as write_page
-from segnas.runs.progress import StageProgress
 from segnas.report.several import Several
+from segnas.runs.progress import StageProgress
 from segnas.runs.run import Run, working_on
 from segnas.spaces.architecture import Architecture, from_json, identity, usual_input_of
 from segnas.stages import (

@@ -71,9 +71,14 @@ def _config(
 ) -> NasRlConfig:
     base = run_preset(name, "classification")
     short = replace(base.retrain, validate_every=0, drop_path=1.0, auxiliary_weight=0.0, **recipe)
-    base = replace(base, retrain=replace(base.retrain, drop_path=1.0, auxiliary_weight=0.0))  # it has neither paths nor such a head
+    base = replace(
+        base, retrain=replace(base.retrain, drop_path=1.0, auxiliary_weight=0.0)
+    )  # it has neither paths nor such a head
     search = ShortTrialsConfig(
-        trials=trials, strategy="reinforce", options={"reinforce": options}, training=ShortTrainingConfig(recipe=short, **training)
+        trials=trials,
+        strategy="reinforce",
+        options={"reinforce": options},
+        training=ShortTrainingConfig(recipe=short, **training),
     )
     return NasRlConfig(
         **{field.name: getattr(base, field.name) for field in dataclasses.fields(base)}, search=search, network=network
