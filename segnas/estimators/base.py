@@ -29,7 +29,7 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Gives metrics and costs for an architecture."""
+    """Gives metrics and costs for an architecture. `str(estimator)` says in a few words how: "training of 5 epochs on ..."."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -84,6 +84,12 @@ class ShortTraining:
         changes |= {} if config.resize is None else {"resize": config.resize}
         self.data = replace(data, **changes)
 
+    def __str__(self) -> str:
+        steps = self.config.recipe.steps
+        length = f"{steps} steps" if steps else f"{self.config.recipe.epochs} epoch{'s' if self.config.recipe.epochs > 1 else ''}"
+        trained, scored = (len(self.dataset.splits[split]) for split in ("train", "val"))
+        return f"training of {length} on {trained:,} images, scored on {scored:,} others of the training set"
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the task."""

@@ -11,6 +11,7 @@ generator samples, a table of indices rebuilds, a parent with one change mutates
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,23 +142,17 @@ def stages_of(space: Any) -> list[Space]:
 
 def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
     """As `choices_of`; of a space that grows, in the last of its stages that holds the architecture."""
+    return choices_of(stages_of(space)[stage_of(space, architecture) - 1], architecture)
+
+
+def stage_of(space: Space, architecture: Architecture) -> int:
+    """The last stage, from 1, of a space that grows which holds the architecture; 1 for any other space. Raises NotInSpace."""
     stages = stages_of(space)
-    for stage in reversed(stages[1:]):
-        try:
-            return choices_of(stage, architecture)
-        except NotInSpace:
-            continue
-    return choices_of(stages[0], architecture)
-
-
-def in_last_stage(space: Space, architecture: Architecture) -> bool:
-    """Whether the architecture is of the space itself, and not only of an earlier stage of one that grows."""
-    if len(stages_of(space)) == 1:
-        return True
-    try:
-        return bool(choices_of(space, architecture))
-    except NotInSpace:
-        return False
+    for number in range(len(stages), 1, -1):
+        with contextlib.suppress(NotInSpace):
+            choices_of(stages[number - 1], architecture)
+            return number
+    return 1
 
 
 def encode(space: Space, architecture: Architecture) -> dict[str, int]:

@@ -3,8 +3,8 @@
 The idea: a recurrent network proposes, for each layer of a convolutional network, the size and number of its filters and which
 earlier layers it reads; the proposed network is trained, and its accuracy is the reward by which the controller is trained.
 
-    J(theta) = E_p(architecture; theta) [R],     theta <- theta + grad log p (R - b),    b: moving average of R             (section 3.2)
-    R = accuracy^3                                                                                                    (section 4.1)
+    J(theta) = E_p(architecture; theta) [R],    theta <- theta + grad log p (R - b),    b: moving average of R     (section 3.2)
+    R = accuracy^3                                                                                                (section 4.1)
 
 | paper                                                     | here                                                              |
 |-----------------------------------------------------------|-------------------------------------------------------------------|
@@ -21,20 +21,17 @@ Its networks classify: on a set with a class a pixel it says so. Read on: trial_
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from pydantic import PositiveInt
 
 from segnas.config import configuration, replace
 from segnas.estimators.short_training import ShortTrainingConfig
-from segnas.randomness import numpy_generator
-from segnas.spaces.choice import sample
-from segnas.spaces.nas_rl import FILTERS, SIDES, NasRl, NasRlSpace
+from segnas.spaces.nas_rl import FILTERS, SIDES, NasRlSpace
 from segnas.strategies.reinforce import NAS_RL
 from segnas.systems import trial_search
-from segnas.systems.base import System, systems
-from segnas.systems.settings import run_preset
+from segnas.systems.base import systems
+from segnas.systems.settings import of_every_run, run_preset
 from segnas.systems.trials import ShortTrialRunConfig, ShortTrialsConfig, short_training
 
 
@@ -61,11 +58,6 @@ def space(config: NasRlConfig) -> NasRlSpace:
     return NasRlSpace(options.layers, options.strides, options.sides, options.filters)
 
 
-def typical(config: NasRlConfig) -> NasRl:
-    """A random network."""
-    return sample(space(config), numpy_generator(config.seed, "typical"))
-
-
 def _config(
     name: str, network: NasRlOptions, trials: int, options: dict[str, Any], training: dict[str, Any], **recipe: Any
 ) -> NasRlConfig:
@@ -80,9 +72,7 @@ def _config(
         options={"reinforce": options},
         training=ShortTrainingConfig(recipe=short, **training),
     )
-    return NasRlConfig(
-        **{field.name: getattr(base, field.name) for field in dataclasses.fields(base)}, search=search, network=network
-    )
+    return NasRlConfig(**of_every_run(base), search=search, network=network)
 
 
 def quick() -> NasRlConfig:
@@ -102,17 +92,13 @@ def paper() -> NasRlConfig:
     return _config("paper", NasRlOptions(), 12_800, NAS_RL, {"held_out": 0.1}, **recipe)
 
 
-SYSTEM = System(
+SYSTEM = trial_search.trial_system(
     name="nas-rl",
     paper="Neural Architecture Search with Reinforcement Learning (ICLR 2017)",
     state="exact networks and counts; the search as described, without growing depth and attention",
     config=NasRlConfig,
     presets={},
     task_presets={"classification": {"quick": quick, "small": small, "paper": paper}},
-    search=lambda job: trial_search.search(job, SYSTEM),
-    preflight=lambda job: trial_search.preflight(job, SYSTEM),
-    typical=typical,
-    sized=trial_search.sized,
     space=space,
     estimator=short_training,
 )

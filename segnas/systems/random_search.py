@@ -14,7 +14,6 @@ For spaces without a system of trials, an architecture is trained shortly by the
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from segnas.spaces.architecture import task_of
 from segnas.spaces.choice import Space, sample, search_spaces
 from segnas.systems import trial_search
 from segnas.systems.base import System, families_of_systems, systems
-from segnas.systems.settings import RunConfig, run_preset
+from segnas.systems.settings import of_every_run, run_preset
 from segnas.systems.trials import ShortTrialRunConfig, short_training, short_trials
 from segnas.user_files import absolute, import_file
 
@@ -67,17 +66,13 @@ def _of_trials(base: System, name: str) -> System:
         config = make()
         return replace(config, search=replace(config.search, strategy=NAME))
 
-    made = dataclasses.replace(
-        base,
-        name=name,
-        search=lambda job: trial_search.search(job, made),
-        preflight=lambda job: trial_search.preflight(job, made),
-        presets={key: partial(drawn, make) for key, make in base.presets.items()},
-        task_presets={
-            task: {key: partial(drawn, make) for key, make in presets.items()} for task, presets in base.task_presets.items()
-        },
-    )
-    return made
+    made = {task: {key: partial(drawn, make) for key, make in presets.items()} for task, presets in _by_task(base).items()}
+    others = {task: kinds for task, kinds in made.items() if task != "segmentation"}
+    assert base.space is not None
+    assert base.estimator is not None
+    paper, config = f"random search over the space of {base.name}", base.config
+    made_of = (made.get("segmentation", {}), others, base.space, base.estimator)
+    return trial_search.trial_system(name, paper, "a baseline", config, *made_of)
 
 
 def _of_gradients(base: System, name: str) -> System:
@@ -90,7 +85,7 @@ def _of_gradients(base: System, name: str) -> System:
     def preset(make: Callable[[], Any]) -> Any:
         known = make()
         own = searched(**{name: getattr(known.search, name) for name in base.space_settings})
-        return config(**_of_every_run(known), search=short_trials(known), space=own, network=known.network)
+        return config(**of_every_run(known), search=short_trials(known), space=own, network=known.network)
 
     def space(config: Any) -> Space:
         assert base.space is not None
@@ -113,34 +108,17 @@ def _of_space(name: str, make_space: Callable[[], Space]) -> System:
 
     def preset(key: str) -> Any:
         known = run_preset(key, task)
-        return ShortTrialRunConfig(**_of_every_run(known), search=short_trials(known))
+        return ShortTrialRunConfig(**of_every_run(known), search=short_trials(known))
 
     made = {task: {key: partial(preset, key) for key in ("quick", "small")}}
     return _system(name, "random search", ShortTrialRunConfig, made, lambda config: make_space())
 
 
 def _system(name: str, paper: str, config: Any, presets: Mapping[str, Any], space: Callable[[Any], Space]) -> System:
-    made = System(
-        name=name,
-        paper=paper,
-        state="a baseline",
-        config=config,
-        presets=presets.get("segmentation", {}),
-        task_presets={task: kinds for task, kinds in presets.items() if task != "segmentation"},
-        search=lambda job: trial_search.search(job, made),
-        preflight=lambda job: trial_search.preflight(job, made),
-        typical=lambda config: sample(space(config), numpy_generator(config.seed, "typical")),
-        sized=trial_search.sized,
-        space=space,
-        estimator=short_training,
-    )
-    return made
+    others = {task: kinds for task, kinds in presets.items() if task != "segmentation"}
+    segmentation = presets.get("segmentation", {})
+    return trial_search.trial_system(name, paper, "a baseline", config, segmentation, others, space, short_training)
 
 
 def _by_task(base: System) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
     return {**({"segmentation": base.presets} if base.presets else {}), **base.task_presets}
-
-
-def _of_every_run(config: RunConfig) -> dict[str, Any]:
-    """What the presets of all systems have."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -73,6 +74,11 @@ def plain(config: RunConfig) -> RunConfig:
     """The settings of training alone, as `segnas retrain` of a known architecture has them: no budget, nothing beside."""
     values = {name: getattr(config, name) for name in ("seed", "data", "device", "retrain", "evaluation", "export")}
     return RunConfig(**values, comparison=ComparisonConfig(baseline="none"))
+
+
+def of_every_run(config: RunConfig) -> dict[str, Any]:
+    """The settings that every run has, of a configuration that may have more, by name: for another one to begin with."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}
 
 
 run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")  # for segmentation

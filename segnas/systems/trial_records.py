@@ -69,6 +69,8 @@ class Records:
         return {
             "kind": "trials",
             "system": this.system.name,
+            "space": this.system.name.removeprefix("random/"),
+            "estimator": str(this.bench.estimator),
             "strategy": this.config.strategy,
             "options": this.config.chosen_options,
             "objectives": [{"name": one.name, "direction": one.direction} for one in this.objectives.objectives],

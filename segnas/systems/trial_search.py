@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from segnas.config import replace as config_replace
 from segnas.errors import Interrupted, UserError
+from segnas.estimators.base import Estimator
 from segnas.randomness import numpy_generator
 from segnas.runs.execution import make_executor
 from segnas.runs.outcomes import Executor, Outcome, Task
 from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.trials import TrialStore
 from segnas.spaces.architecture import Architecture, from_json
-from segnas.spaces.choice import sample
+from segnas.spaces.choice import Space, sample, stages_of
 from segnas.systems.base import Job, System
+from segnas.systems.settings import RunConfig
 from segnas.systems.trial_records import Records
 from segnas.systems.trial_state import Round, TrialSearch
 from segnas.systems.trial_work import perform
@@ -55,6 +57,11 @@ def search(job: Job, system: System) -> Architecture:
         carry_out(this, this.round, this.config.trials, this.propose, this.take, executor, records)
         if not this.ranked:
             raise UserError(f"no trial of the search succeeded; {reasons(this.round)}")
+        if this.stage < len(stages_of(this.space)):
+            stage = f"stage {this.stage} of {len(stages_of(this.space))}"
+            console.print(
+                f"note: the trials ended in {stage}; kept is the best of these smaller architectures (more search.trials)"
+            )
         found, score = from_json(this.best()[0].architecture), this.score(this.best()[0])
         told = f"kept: trial {this.best()[0].number}, {this.objectives.objectives[0].name} {abs(score):.4g}"
         if this.config.rerank:
@@ -167,6 +174,34 @@ def preflight(job: Job, system: System) -> Measurement:
     full = this.bench.full_training.preflight(architecture, this.config.rerank, execution.workers)
     memory = max(measured.memory_bytes, full.memory_bytes)
     return replace(measured, seconds=measured.seconds + full.seconds, memory_bytes=memory)
+
+
+def trial_system(
+    name: str,
+    paper: str,
+    state: str,
+    config: type[RunConfig],
+    presets: Mapping[str, Callable[[], Any]],
+    task_presets: Mapping[str, Mapping[str, Callable[[], Any]]],
+    space: Callable[[Any], Space],
+    estimator: Callable[[Job], Estimator],
+) -> System:
+    """A system that searches by trials: what is its own is its space, its estimator and its presets."""
+    made = System(
+        name=name,
+        paper=paper,
+        state=state,
+        config=config,
+        presets=presets,
+        task_presets=task_presets,
+        search=lambda job: search(job, made),
+        preflight=lambda job: preflight(job, made),
+        typical=lambda config: sample(space(config), numpy_generator(config.seed, "typical")),
+        sized=sized,
+        space=space,
+        estimator=estimator,
+    )
+    return made
 
 
 def sized(config: Any, factor: float) -> Any:

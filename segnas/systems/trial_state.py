@@ -19,7 +19,7 @@ from segnas.randomness import derive
 from segnas.runs.outcomes import Outcome, Task
 from segnas.runs.trials import Status, Trial, TrialStore
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
-from segnas.spaces.choice import in_last_stage, stage_choices
+from segnas.spaces.choice import stage_choices, stage_of
 from segnas.strategies.base import Event, Result, load_strategy, replay
 from segnas.systems.base import Job, System
 from segnas.systems.trial_work import Bench, described
@@ -91,7 +91,8 @@ class TrialSearch:
         self.multi_objective = kind.multi_objective
         self.strategy = kind(self.space, job.config.seed, self.config.chosen_options, len(self.objectives.objectives))
         self.estimates: list[Estimate] = []  # of trials that have a score, in the order in which they were finished
-        self.ranked: dict[str, Trial] = {}  # id -> the best trial of each whole architecture
+        self.ranked: dict[str, Trial] = {}  # id -> the best trial of each architecture of the last stage that was reached
+        self.stage = 1
         self.seconds = 0.0
 
     # The history ----------------------------------------------------------------------------------------------------------
@@ -122,9 +123,11 @@ class TrialSearch:
         """Keep what later trials and the choice of the best need of a finished one."""
         if trial.values is not None:
             self.estimates.append(Estimate(trial.metrics, trial.costs, trial.status == "stopped"))
-        if trial.status == "done" and in_last_stage(self.space, from_json(trial.architecture)):
-            before = self.ranked.get(trial.id)
-            if before is None or self.score(trial) > self.score(before):
+        if trial.status == "done":
+            stage, before = stage_of(self.space, from_json(trial.architecture)), self.ranked.get(trial.id)
+            if stage > self.stage:  # of a space that grows: what is smaller is not what is sought
+                self.ranked, self.stage = {}, stage
+            if stage == self.stage and (before is None or self.score(trial) > self.score(before)):
                 self.ranked[trial.id] = trial
 
     def score(self, trial: Trial) -> float:
