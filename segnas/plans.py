@@ -122,4 +122,4 @@ def as_override(value: Any) -> str:
 
 def _system(name: str | None) -> str | None:
     """What config.yaml says of the system: its name, or a file wherever the run is continued from."""
-    return None if name is None else absolute(name)
+    return name if name is None or name.startswith(f"{RANDOM}/") else absolute(name)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -72,6 +74,15 @@ class GrowingSpace(Space, Protocol):
 
 
 search_spaces: Registry[Callable[[], Space]] = Registry("search space")  # each at the size of its paper
+
+
+def all_spaces() -> Registry[Callable[[], Space]]:
+    """The registered spaces, those of every file of this package among them."""
+    import segnas.spaces as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segnas.spaces.{module.name}")
+    return search_spaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +148,7 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
 
 def stages_of(space: Any) -> list[Space]:
     """The stages of a space that grows, the smallest first; any other space is its only one."""
-    return [space.stage(number) for number in range(1, space.stages + 1)] if hasattr(space, "stages") else [space]
+    return [space.stage(number) for number in range(1, space.stages + 1)] if hasattr(space, "grow") else [space]
 
 
 def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:

@@ -112,7 +112,14 @@ def load_strategy(name: str) -> type[Strategy]:
     found = [value for value in own if issubclass(value, Strategy)]
     if len(found) != 1:
         raise UserError(f"{name} must hold exactly one Strategy, found {len(found)}; docs/adding_a_strategy.md shows how")
+    if found[0] not in [strategies[one] for one in strategies]:
+        raise UserError(f"{name} must register its strategy, @strategies.register(NAME); docs/adding_a_strategy.md shows how")
     return found[0]
+
+
+def name_of(kind: type[Strategy]) -> str:
+    """The name under which a strategy is registered, which its options go by."""
+    return next(name for name in strategies if strategies[name] is kind)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from segnas.config import configuration, replace
 from segnas.errors import UserError, did_you_mean
 from segnas.randomness import numpy_generator
 from segnas.spaces.architecture import task_of
-from segnas.spaces.choice import Space, sample, search_spaces
+from segnas.spaces.choice import Space, all_spaces, sample, search_spaces
 from segnas.systems import trial_search
 from segnas.systems.base import System, families_of_systems, systems
 from segnas.systems.settings import of_every_run, run_preset
@@ -54,9 +54,10 @@ def _space(space: str) -> Callable[[], Space]:
         if len(own) != 1:
             raise UserError(f"{space} must register exactly one search space, found {len(own)}; docs/adding_a_space.md shows how")
         return search_spaces[own[0]]
-    if space not in search_spaces:
-        raise UserError(f"unknown space '{space}'{did_you_mean(space, {*search_spaces, *systems})}")
-    return search_spaces[space]
+    known = all_spaces()
+    if space not in known:
+        raise UserError(f"unknown space '{space}'{did_you_mean(space, {*known, *systems})}")
+    return known[space]
 
 
 def _of_trials(base: System, name: str) -> System:

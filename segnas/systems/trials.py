@@ -12,7 +12,7 @@ from segnas.estimators.base import Estimator
 from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.runs.execution import ExecutionConfig
 from segnas.spaces.architecture import Architecture
-from segnas.strategies.base import load_strategy, settings_of
+from segnas.strategies.base import load_strategy, name_of, settings_of
 from segnas.systems.base import Job
 from segnas.systems.settings import RunConfig
 from segnas.user_files import absolute
@@ -39,15 +39,16 @@ class TrialsConfig:
     rerank_epochs: PositiveInt = 20
 
     def __post_init__(self) -> None:
-        kind, name = load_strategy(self.strategy), absolute(self.strategy)
+        kind = load_strategy(self.strategy)
+        name = name_of(kind)
         chosen = to_dict(settings_of(kind, self.options.get(name, {})))  # with all defaults, as config.yaml is to show them
-        object.__setattr__(self, "strategy", name)
+        object.__setattr__(self, "strategy", absolute(self.strategy))
         object.__setattr__(self, "options", {**self.options, name: chosen})
 
     @property
     def chosen_options(self) -> dict[str, Any]:
         """Those of the strategy that is used."""
-        return self.options[self.strategy]
+        return self.options[name_of(load_strategy(self.strategy))]
 
 
 @configuration
