@@ -19,7 +19,7 @@ from typing import Any
 
 from segnas import config
 from segnas.errors import UserError, did_you_mean
-from segnas.spaces import auto_deeplab, darts, hand_made, nasnet  # noqa: F401  (file their families)
+from segnas.spaces import auto_deeplab, darts, hand_made, nasnet_space  # noqa: F401  (file their families)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
 from segnas.spaces.forms import has_forms, with_form
 from segnas.spaces.hand_made import HAND_MADE
