@@ -1,13 +1,13 @@
 """The search spaces of NASNet, AmoebaNet and PNAS: cells of five blocks over the same skeleton (see nasnet.py for the papers).
 
-| space       | cells             | operations | a block                         | output of a cell: concatenation of            |
-|-------------|-------------------|------------|---------------------------------|-----------------------------------------------|
-| `nasnet`    | normal, reduction | 13         | added or concatenated, searched | the states that no block reads, inputs too    |
-| `amoebanet` | normal, reduction | 8          | added                           | the same                                      |
-| `pnas`      | one for both      | 8          | added, its sides unordered      | all blocks, as in PNASNet-5                   |
+| space       | cells             | operations | a block                         | output of a cell: concatenation of         |
+|-------------|-------------------|------------|---------------------------------|--------------------------------------------|
+| `nasnet`    | normal, reduction | 13         | added or concatenated, searched | the states that no block reads, inputs too |
+| `amoebanet` | normal, reduction | 8          | added                           | the same                                   |
+| `pnas`      | one for both      | 8          | added, its sides unordered      | all blocks, as in PNASNet-5                |
 
 Published cells of NASNet-A and AmoebaNet concatenate states besides these: their blocks are in the spaces, their outputs are
-not. The operations of AmoebaNet-B, -C and -D are those of other spaces. Where a paper names an operation only (a dilated
+not. AmoebaNet-B and -D have operations of other spaces. Where a paper names an operation only (a dilated
 convolution), it is the one of its authors' code.
 
 The default network of a space is the small one that the paper trains to compare architectures.

@@ -19,10 +19,12 @@ from typing import Any
 
 from segnas import config
 from segnas.errors import UserError, did_you_mean
-from segnas.spaces import auto_deeplab, darts, dpc, fast_nas, hand_made, nas_rl, nasnet, template_nas  # noqa: F401  (file their families)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
+from segnas.spaces.choice import all_spaces
 from segnas.spaces.forms import has_forms, with_form
 from segnas.spaces.hand_made import HAND_MADE
+
+all_spaces()  # files the families of all published architectures
 
 
 @dataclass(frozen=True)
