@@ -12,7 +12,8 @@ import pytest
 import typer
 from command_line import segnas
 
-from segnas.cli import app, main
+from segnas.cli import main
+from segnas.verbs import app
 
 VERBS = [
     *("run", "search", "retrain", "evaluate", "predict", "export", "report", "compare", "latency", "count", "zoo", "systems"),
