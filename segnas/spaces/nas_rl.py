@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from segnas.spaces.architecture import families
+from segnas.spaces.architecture import Input, families
 from segnas.spaces.choice import Choose, search_spaces
 
 SIDES = (1, 3, 5, 7)  # heights and widths of a filter
@@ -70,6 +70,7 @@ class NasRl:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     task: ClassVar[str] = "classification"
+    usual_input: ClassVar[Input] = ((32, 32), 10)  # CIFAR-10
 
     layers: tuple[ConvolutionLayer, ...]
 
