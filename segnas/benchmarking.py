@@ -55,6 +55,8 @@ def options_of(benchmark: TabularBenchmark, strategy: str, assignments: Sequence
     """
     kind = all_strategies()[strategy]
     config: Any = from_dict(kind.options, benchmark.table.options.get(strategy, {}))
+    if assignments and not to_dict(config):
+        raise UserError(f"{strategy} has no options; leave out {', '.join(assignments)}")
     try:
         options = to_dict(override(config, assignments))
     except UserError as error:
