@@ -11,13 +11,17 @@ embeddings: the kind is the name of a choice without its numbers, `cell.blocks.o
     I1, I2, O1, O2, each averaged over blocks    what the choices are called, averaged by `slot_of` (nothing, or what grows)
     accuracies, a sigmoid, bias 1.8              scores of any unit, standardised; linear output, bias 0
     L1 loss                                      that, or a logistic loss of pairs of architectures, which only ranks
-    100 embeddings and hidden units              16 and 64: less data, and fitted more often
-    trained further after each stage             trained anew, so that a fit is a function of the data and the generator
+    -                                            and each kind averaged over all of its choices
+    100 embeddings and hidden units              16 and 64: for less data, and fitted more often
+    Adam at 0.01, later 0.002, further trained   Adam at 0.01 falling to 0, from new weights, so that a fit is a function of the
+    after each stage                             data and the generator
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -60,18 +64,24 @@ def tokens_of(space: Space, architecture: Architecture) -> tuple[Token, ...]:
     return tuple((choice.name, choice.option) for choice in choices_of(space, architecture))
 
 
+@cache
 def kind_of(name: str) -> str:
     """The name of a choice without its numbers."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 class Vocabulary:
-    """The options of each kind of choice that some data has, and the slots in which its choices stand."""
+    """The options of each kind of choice that some data has, and the slots in which its choices stand.
+
+    A choice stands in the slot that `slot_of` gives for its name, and in that of its kind: what holds for all choices of a kind
+    shows in few data, what holds for one of them in many.
+    """
 
     def __init__(self, sequences: Sequence[Sequence[Token]], slot_of: Callable[[str], str]) -> None:
-        self.slot_of = slot_of
+        self._slot_of = slot_of
         self.slots: dict[str, int] = {}
         self.options: dict[tuple[str, Hashable], int] = {}
+        self._places: dict[Token, tuple[int, ...]] = {}
         for sequence in sequences:
             for name, option in sequence:
                 for slot in (slot_of(name), kind_of(name)):
@@ -80,13 +90,10 @@ class Vocabulary:
 
     def shares(self, sequences: Sequence[Sequence[Token]]) -> Tensor:
         """(architectures, slots, options): the share of a slot's choices that have each option; unknown ones count nowhere."""
-        counts = np.zeros((len(sequences), len(self.slots), len(self.options)), dtype=np.float32)
-        for row, sequence in enumerate(sequences):
-            for name, option in sequence:
-                column = self.options.get((kind_of(name), option))
-                for slot in {self.slot_of(name), kind_of(name)}:
-                    if slot in self.slots and column is not None:
-                        counts[row, self.slots[slot], column] += 1
+        size = len(self.slots) * len(self.options)
+        flat = [row * size + place for row, sequence in enumerate(sequences) for token in sequence for place in self._at(token)]
+        counts = np.bincount(np.array(flat, dtype=np.int64), minlength=len(sequences) * size).astype(np.float32)
+        counts = counts.reshape(len(sequences), len(self.slots), len(self.options))
         return torch.from_numpy(counts / counts.sum(axis=2, keepdims=True).clip(min=1))
 
     def columns(self, sequences: Sequence[Sequence[Token]]) -> Tensor:
@@ -101,6 +108,15 @@ class Vocabulary:
             ]
         return torch.from_numpy(columns)
 
+    def _at(self, token: Token) -> tuple[int, ...]:
+        """Where a choice counts in an architecture's (slots, options), as if flat; remembered, for it is asked for often."""
+        if token not in self._places:
+            name, option = token
+            column = self.options.get((kind_of(name), option))
+            slots = {self.slots[slot] for slot in (self._slot_of(name), kind_of(name)) if slot in self.slots}
+            self._places[token] = () if column is None else tuple(slot * len(self.options) + column for slot in slots)
+        return self._places[token]
+
 
 class Perceptron:
     """Two hidden layers over the concatenated slots, each the mean embedding of its options."""
@@ -112,7 +128,7 @@ class Perceptron:
         sizes = (slots * config.embedding, width, width)
         self.weights = [
             _normal((members, inputs, outputs), (2 / inputs) ** 0.5, generator)
-            for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            for inputs, outputs in pairwise(sizes)
         ]
         self.weights.append(_normal((members, width, 1), 0.1 * (2 / width) ** 0.5, generator))
         self.biases = [torch.zeros(members, 1, weight.shape[2]) for weight in self.weights]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -40,21 +40,19 @@ class ProgressiveConfig(EnsembleConfig):
     """Of a space that grows: `first`, how many architectures of stage 1, drawn at random (None: all), and `beam`, how many of
     each later stage. Of others: `initial` random proposals come first.
 
-    refit: results after which the predictor is trained anew. pool: candidates that it ranks, in `rounds`: the first half of them
-    are random, the rest are mutations, of the best `parents` found, and then of the best predicted. exploration: standard
-    deviations of the members' predictions that are added to their mean (an upper confidence bound).
+    refit: results after which the predictor is trained anew, and proposals that it then ranks. pool: candidates among which it
+    does, a third of them random, the others mutations in two rounds: of the best `parents` found, then of the best predicted.
+    exploration: by which predictions; "members": each proposal is the best by one member that is drawn, as in Thompson
+    sampling; "bound": by their mean and standard deviation added; "none": by their mean, as in the stages.
     """
 
     first: Positive | None = None
     beam: Positive = 256
     initial: Positive = 10
     refit: Positive = 5
-    pool: Positive = 300
-    rounds: Positive = 2
+    pool: Annotated[int, Field(ge=3)] = 300
     parents: Positive = 10
-    randoms: float = 0.3
-    exploration: Annotated[float, Field(ge=0)] = 0.0
-    thompson: bool = False
+    exploration: Literal["members", "bound", "none"] = "members"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,7 @@ class ProgressiveSearch(Strategy):
         super().__init__(space, seed, options, objectives)
         self.growing = cast(GrowingSpace, space) if hasattr(space, "grow") else None
         self.stages = self.growing.stages if self.growing else 1
+        self._spaces = [self.growing.stage(number + 1) for number in range(self.stages)] if self.growing else [space]
         self.slot_of = growing_slots(self.growing) if self.growing else str
         self.stage = 0 if self.growing else 1  # the last one that was begun
         self.proposals: list[Candidate] = []
@@ -171,45 +170,54 @@ class ProgressiveSearch(Strategy):
         return [architecture for _, architecture in best.values()]
 
     def _ranked(self, generator: np.random.Generator) -> list[Candidate]:
-        """The `refit` new candidates of the highest upper confidence bounds."""
-        config, ensemble = self.config, self._fitted()
-        complete = [number for number in self.scores if self.proposals[number].stage == self.stages]
-        complete.sort(key=lambda number: -self.scores[number])
-        found: dict[Any, Architecture] = {}
-        for number in complete:
-            if len(found) == config.parents:
-                break
-            architecture = self.proposals[number].architecture
-            found.setdefault(self._key(architecture), architecture)
-        parents = list(found.values())
-        pool: dict[Any, tuple[Any, Architecture]] = {}
+        """The next `refit` proposals in their order, fewer when the pool has no more new ones."""
+        pool, predicted = self._pool(generator)
+        if not pool:
+            return []
+        exploration = self.config.exploration
+        if exploration == "members":
+            chosen: list[int] = []
+            for member in generator.integers(len(predicted), size=min(self.config.refit, len(pool))):
+                order = np.argsort(-predicted[member], kind="stable")
+                chosen.append(next(int(index) for index in order if index not in chosen))
+        else:
+            values = predicted.mean(axis=0) + (predicted.std(axis=0) if exploration == "bound" else 0)
+            chosen = np.argsort(-values, kind="stable")[: self.config.refit].tolist()
+        return [Candidate(pool[index], self.stages) for index in chosen]
 
-        def consider(architectures):
-            new = {k: a for a in architectures if (k := self._key(a)) not in self._keys and k not in pool}
-            if not new:
-                return
-            predicted = ensemble.predict([tokens_of(self.space, a) for a in new.values()])
-            values = predicted.mean(axis=0) + config.exploration * predicted.std(axis=0)
-            for (k, a), v, member in zip(new.items(), values.tolist(), predicted.T, strict=True):
-                pool[k] = (v, a, member)
+    def _pool(self, generator: np.random.Generator) -> tuple[list[Architecture], np.ndarray]:
+        """Candidates that were not proposed, all different, and their predictions (members, candidates)."""
+        ensemble, third = self._fitted(), self.config.pool // 3
+        pool: dict[Any, Architecture] = {}
+        rounds: list[np.ndarray] = []
 
-        n_random = int(config.pool * config.randoms)
-        consider([sample(self.space, generator) for _ in range(n_random)])
-        each = (config.pool - n_random) // config.rounds
-        for round_ in range(config.rounds):
-            if parents:
-                consider([mutate(self.space, parents[int(generator.integers(len(parents)))], generator) for _ in range(each)])
-            parents = [e[1] for e in sorted(pool.values(), key=lambda e: -e[0])[: config.parents]]
-        if config.thompson:
-            out = []
-            for i in range(config.refit):
-                m = int(generator.integers(config.members))
-                if pool:
-                    k = max(pool, key=lambda k: pool[k][2][m])
-                    out.append(Candidate(pool.pop(k)[1], self.stages))
-            return out
-        best = sorted(pool.values(), key=lambda e: -e[0])[: config.refit]
-        return [Candidate(e[1], self.stages) for e in best]
+        def add(architectures: Iterable[Architecture]) -> None:
+            keyed = ((self._key(architecture), architecture) for architecture in architectures)
+            new = {key: architecture for key, architecture in keyed if key not in self._keys and key not in pool}
+            if new:
+                rounds.append(ensemble.predict([tokens_of(self.space, architecture) for architecture in new.values()]))
+                pool.update(new)
+
+        def mutants(parents: list[Architecture]) -> Iterable[Architecture]:
+            for _ in range(third if parents else 0):
+                yield mutate(self.space, parents[int(generator.integers(len(parents)))], generator)
+
+        add(sample(self.space, generator) for _ in range(third))
+        add(mutants(self._best_found()))
+        if pool:
+            architectures, predicted = list(pool.values()), np.concatenate(rounds, axis=1).mean(axis=0)
+            best = np.argsort(-predicted, kind="stable")[: self.config.parents]
+            add(mutants([architectures[index] for index in best]))
+        return list(pool.values()), np.concatenate(rounds, axis=1) if rounds else np.empty((self.config.members, 0))
+
+    def _best_found(self) -> list[Architecture]:
+        """The `parents` architectures of the full space with the best scores, each once."""
+        best: dict[Any, Architecture] = {}
+        for number in sorted(self.scores, key=lambda number: -self.scores[number]):
+            architecture, stage = self.proposals[number].architecture, self.proposals[number].stage
+            if stage == self.stages and len(best) < self.config.parents:
+                best.setdefault(self._key(architecture), architecture)
+        return list(best.values())
 
     def _random(self, generator: np.random.Generator) -> Candidate:
         """A random architecture that was not proposed yet; one that was, when the space seems to have no other."""
@@ -244,7 +252,7 @@ class ProgressiveSearch(Strategy):
         return architecture if canonical is None else canonical(architecture)
 
     def _space_of(self, stage: int) -> Space:
-        return self.growing.stage(stage) if self.growing else self.space
+        return self._spaces[stage - 1]
 
     def _plain(self, candidate: Candidate) -> list[Any]:
         return [candidate.stage, encode(self._space_of(candidate.stage), candidate.architecture)]
