@@ -332,9 +332,9 @@ def count(
 
 @app.command(
     epilog=examples(
-        "benchmark nasbench201 --data tables/nasbench201",
-        "benchmark nasbench201 --data tables/nasbench201 --strategies local-search,tpe",
-        "benchmark nasbench-macro --data tables/macro --options evolution.sample=5",
+        "benchmark nasbench201 --data tables",
+        "benchmark nasbench201 --data tables --strategies local-search,tpe",
+        "benchmark nasbench-macro --data tables --options evolution.sample=5",
     )
 )
 def benchmark(

@@ -48,6 +48,14 @@ class Estimator(Protocol):
         """What the next estimate is to know of those that are finished, in the order in which they were; plain values."""
         ...
 
+
+class TrialEstimator(Estimator, Protocol):
+    """An estimator that a run's trials use: it knows what they will take, and what all of them share."""
+
+    def prepare(self) -> None:
+        """Make what all trials share, such as cached features, once, before the first of them; nothing when it is there."""
+        ...
+
     def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
         """What so many trials will take in time and memory with so many workers (0: in this process), from some real steps."""
         ...

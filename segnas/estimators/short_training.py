@@ -119,6 +119,9 @@ class ShortTraining:
         found = score(this.model, in_memory(self.dataset, "val", self.data.cache), EvaluationConfig(), self.device)
         return Estimate(dict(this.model.task.figures(found)))
 
+    def prepare(self) -> None:
+        """Nothing: trials share no more than images."""
+
     def training(self, architecture: Architecture, seed: int) -> Retraining:
         """The training of a trial, at its beginning."""
         with forked(seed, "trial"):

@@ -20,8 +20,8 @@ from segnas.strategies.base import Result, Strategy, strategies
 
 @configuration
 class NearBestConfig:
-    """random: share of proposals that are drawn from the whole space. best: how many of the best are looked near. changes: at most
-    so many mutations, one after the other."""
+    """random: share of proposals that are drawn from the whole space. best: how many of the best are looked near. changes: at
+    most so many mutations, one after the other."""
 
     random: Annotated[float, Field(ge=0, le=1)] = 0.5
     best: PositiveInt = 3

@@ -17,7 +17,7 @@ from typing import Any
 from segnas.data.base import Dataset
 from segnas.data.transforms import Normalization
 from segnas.errors import Registry, UserError
-from segnas.estimators.base import Estimator
+from segnas.estimators.base import TrialEstimator
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture
 from segnas.spaces.choice import Space
@@ -64,7 +64,7 @@ class System:
     task_presets: Mapping[str, Mapping[str, Callable[[], Any]]] = field(default_factory=dict)
     space: Callable[[Any], Space] | None = None
     space_settings: tuple[str, ...] = ()
-    estimator: Callable[[Job], Estimator] | None = None
+    estimator: Callable[[Job], TrialEstimator] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

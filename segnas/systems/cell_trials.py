@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from segnas.config import configuration, replace
-from segnas.estimators.base import Estimator
+from segnas.estimators.base import TrialEstimator
 from segnas.estimators.short_training import ShortTrainingConfig
 from segnas.spaces.choice import Space
 from segnas.spaces.nasnet import NasNet, NasNetOptions
@@ -46,7 +46,7 @@ def proxy(architecture: NasNet, search: CellSearchConfig) -> NasNet:
     return dataclasses.replace(architecture, network=smaller)
 
 
-def estimator(job: Job) -> Estimator:
+def estimator(job: Job) -> TrialEstimator:
     """Short training of the proxy."""
     return short_training(job, lambda architecture: proxy(architecture, job.config.search))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from segnas.config import replace as config_replace
 from segnas.errors import Interrupted, UserError
-from segnas.estimators.base import Estimator
+from segnas.estimators.base import TrialEstimator
 from segnas.randomness import numpy_generator
 from segnas.runs.execution import make_executor
 from segnas.runs.outcomes import Executor, Outcome, Task
@@ -53,6 +53,7 @@ def search(job: Job, system: System) -> Architecture:
     executor = make_executor(job.config.execution, perform if elsewhere else this.bench.perform)
     records = Records(this)
     try:
+        this.bench.estimator.prepare()  # here, where it is shown and can be stopped, not in the workers
         this.resume(Round("search", store, this.space, job.config.seed))
         carry_out(this, this.round, this.config.trials, this.propose, this.take, executor, records)
         if not this.ranked:
@@ -184,7 +185,7 @@ def trial_system(
     presets: Mapping[str, Callable[[], Any]],
     task_presets: Mapping[str, Mapping[str, Callable[[], Any]]],
     space: Callable[[Any], Space],
-    estimator: Callable[[Job], Estimator],
+    estimator: Callable[[Job], TrialEstimator],
 ) -> System:
     """A system that searches by trials: what is its own is its space, its estimator and its presets."""
     made = System(

@@ -19,7 +19,7 @@ from segnas.config import from_dict, replace
 from segnas.data import open_dataset
 from segnas.data.transforms import Normalization, seen_size
 from segnas.errors import Diverged
-from segnas.estimators.base import Estimator
+from segnas.estimators.base import TrialEstimator
 from segnas.estimators.objectives import Objectives
 from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.runs.progress import console
@@ -38,13 +38,13 @@ class Bench:
     system: System
 
     @functools.cached_property
-    def estimator(self) -> Estimator:
+    def estimator(self) -> TrialEstimator:
         """That of the search."""
         assert self.system.estimator is not None
         return self.system.estimator(self.job)
 
     @functools.cached_property
-    def full_training(self) -> Estimator:
+    def full_training(self) -> TrialEstimator:
         """That which re-ranks the best: retraining's own recipe, on the same images as trials."""
         config, job = self.job.config, self.job
         recipe = replace(

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from segnas.config import configuration, replace, to_dict
-from segnas.estimators.base import Estimator
+from segnas.estimators.base import TrialEstimator
 from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.runs.execution import ExecutionConfig
 from segnas.spaces.architecture import Architecture
@@ -73,7 +73,7 @@ class ShortTrialRunConfig(TrialRunConfig):
     search: ShortTrialsConfig = ShortTrialsConfig()
 
 
-def short_training(job: Job, child: Callable[[Architecture], Architecture] = lambda architecture: architecture) -> Estimator:
+def short_training(job: Job, child: Callable[[Architecture], Architecture] = lambda architecture: architecture) -> TrialEstimator:
     """The estimator of `search.training`."""
     config = job.config
     split = config.evaluation.split

@@ -1,4 +1,4 @@
-"""The strategy printed in docs/adding_a_strategy.md: short, lawful over several spaces, and used from a file in a whole search."""
+"""The strategy printed in docs/adding_a_strategy.md: short, lawful over several spaces, used from its file in a search."""
 
 from __future__ import annotations
 
