@@ -159,12 +159,11 @@ class Processes:
         return [self._outcome(slot) for slot in self._slots if slot.task is not None and slot.future.done()]
 
     def close(self) -> None:
+        used = [slot for slot in self._slots if slot.pool is not None]
+        if used:
+            with futures.ThreadPoolExecutor(len(used)) as at_once:  # a worker that does not listen is waited for
+                list(at_once.map(self._end, used))
         for slot in self._slots:
-            if slot.pool is not None:
-                slot.pool.stop()  # all of them first: each takes a moment
-        for slot in self._slots:
-            if slot.pool is not None:
-                self._end(slot)
             slot.task = slot.future = None
 
     def _pool(self) -> Any:

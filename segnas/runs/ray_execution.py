@@ -16,16 +16,16 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 from segnas.errors import UserError
-from segnas.runs.outcomes import Attempt, Outcome, Task, Work, attempt, describe, require_importable, too_long
+from segnas.runs.outcomes import Attempt, Kind, Outcome, Task, Work, attempt, describe, require_importable, too_long
 
 ANSWER = 5.0  # seconds within which the head node has to answer
+SETTINGS = 4  # the type of this frame in HTTP/2
 GRACE = 60.0  # seconds that a task may go on after its time, in a call that cannot be interrupted, before its worker is killed
 
 
@@ -67,8 +67,7 @@ class OnRay:
             _connect(ray, address)
         self._tasks: dict[Any, tuple[Task, float]] = {}  # reference -> what runs, and since when
         self._names: dict[str, str] = {}
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "retry_exceptions": False}
-        self._remote = ray.remote(**options)(_on_node)
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_on_node)
         self._work = work
         if not self.workers:
             self.close()
@@ -122,7 +121,7 @@ class OnRay:
         machine = self._name(node)
         if done.error is None:
             return Outcome(task.number, done.result, None, "ok", done.seconds, machine)
-        kind = "timeout" if self.timeout is not None and done.error == too_long(self.timeout) else "failed"
+        kind: Kind = "timeout" if self.timeout is not None and done.error == too_long(self.timeout) else "failed"
         return Outcome(task.number, None, done.error, kind, done.seconds, machine)
 
     def _name(self, node: str) -> str:
@@ -174,7 +173,7 @@ def _at_most(seconds: float | None) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)  # a thread that needs no interpreter
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=2)  # a thread that needs no interpreter
     try:
         yield
     finally:
@@ -190,10 +189,13 @@ def _connect(ray: Any, address: str) -> None:
         if not colon or not port.isdigit():
             raise UserError(f"'{address}' is no address of a Ray cluster; write HOST:PORT, auto or local")
         try:
-            socket.create_connection((host, int(port)), ANSWER).close()
+            with socket.create_connection((host, int(port)), ANSWER) as connection:
+                speaks = os.environ.get("RAY_USE_TLS") in ("1", "true") or _speaks_http2(connection)
+            said = "it is no Ray that listens there"
         except (OSError, OverflowError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"no Ray cluster answers at {address} ({said}); start one with: ray start --head") from None
+            speaks, said = False, getattr(error, "strerror", None) or str(error)
+        if not speaks:
+            raise UserError(f"no Ray cluster answers at {address} ({said}); start one with: ray start --head")
     termination = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     here = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -203,6 +205,13 @@ def _connect(ray: Any, address: str) -> None:
     finally:
         with contextlib.suppress(ValueError):  # not in the main thread: nobody sends signals there
             signal.signal(signal.SIGTERM, termination)
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a gRPC server, as Ray's head node is one, answers: both sides begin with their settings (RFC 9113, section 3.4)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]))
+    header = connection.recv(9, socket.MSG_WAITALL)  # length (3 bytes), type, flags, stream (4 bytes)
+    return len(header) == 9 and header[3] == SETTINGS and header[5:] == bytes(4)
 
 
 def _death(error: BaseException, retries: int) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from segnas.errors import UserError
+from segnas.runs.database import address_of, make_storage, one_line
 
 Status = Literal["running", "done", "stopped", "failed", "over budget"]
 Direction = Literal["maximize", "minimize"]
@@ -38,9 +38,6 @@ STATES = {  # what Optuna calls each status; what was pruned says in its attribu
     "over budget": "PRUNED",
     "failed": "FAIL",
 }
-PATIENCE = 60  # seconds that a writer waits for another one of the same SQLite file
-ANSWER = 10  # seconds within which a server has to answer
-TRIES = 10  # at making the tables, which several drivers may do at once
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,9 @@ class TrialStore:
             raise UserError("trials are kept by the package optuna, which is not installed: pip install optuna") from None
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url, shown, options = _address(location)
-        with _one_line(shown):
-            storage = _storage(url, options)
+        url, shown, options = address_of(location)
+        with one_line(shown):
+            storage = make_storage(url, options)
             study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
             stored = [direction.name.lower() for direction in study.directions]
             if stored != list(directions):
@@ -125,7 +122,7 @@ class TrialStore:
 
         attributes: dict[int, dict[str, Any]] = {}
         values: dict[int, dict[int, float]] = {}
-        with _one_line(self.location), self._storage.engine.connect() as connection:
+        with one_line(self.location), self._storage.engine.connect() as connection:
             if self._storage.engine.dialect.name == "postgresql":  # one moment for all three queries
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             else:
@@ -223,7 +220,7 @@ class TrialStore:
         from optuna.trial import TrialState
 
         self._check(status, values)
-        attributes = {"status": status, "order": order, "error": error, "seconds": seconds, "machine": machine}
+        attributes: dict[str, Any] = {"status": status, "order": order, "error": error, "seconds": seconds, "machine": machine}
         attributes = {name: value for name, value in attributes.items() if value is not None} | {"metrics": dict(metrics or {})}
         table = self._trials
         with self._transaction() as connection:
@@ -247,7 +244,7 @@ class TrialStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
-        with _one_line(self.location), self._storage.engine.begin() as connection:
+        with one_line(self.location), self._storage.engine.begin() as connection:
             if self._storage.engine.dialect.name == "sqlite":  # now, not at the first write: what is read before stays true
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
@@ -313,80 +310,6 @@ class TrialStore:
             machine=attributes.get("machine"),
             hint=attributes["hint"],
         )
-
-
-def _address(location: str | Path) -> tuple[str, str, dict[str, Any]]:
-    """The URL for Optuna, how messages name it, and options of SQLAlchemy's create_engine."""
-    import sqlalchemy
-
-    if isinstance(location, Path) or "://" not in location:
-        path = Path(location)
-        if not path.parent.is_dir():
-            raise UserError(f"cannot keep trials in {path}: there is no folder {path.parent}")
-        url = sqlalchemy.URL.create("sqlite", database=str(path))
-        shown = str(path)
-    else:
-        try:
-            url = sqlalchemy.make_url(location)
-            url.get_dialect()
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise UserError(
-                f"the address of the trials' database cannot be read ({location.split('@')[-1]}); write postgresql://USER@HOST/DATABASE"
-            ) from None
-        shown = url.render_as_string(hide_password=True)
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if url.get_backend_name() == "sqlite":
-        # Python's own handling begins a transaction at the first write; BEGIN is sent here instead.
-        options["connect_args"] = {"timeout": PATIENCE}
-    elif url.get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": ANSWER}
-    whole = url.render_as_string(hide_password=False)
-    return whole.replace("{", "{{").replace("}", "}}"), shown, options  # Optuna fills in braces
-
-
-def _storage(url: str, options: Mapping[str, Any]) -> Any:
-    """Optuna's storage with its tables, which several drivers may be making at this moment."""
-    import optuna
-    import sqlalchemy
-
-    for attempt in range(1, TRIES + 1):
-        try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=dict(options))
-        except ImportError as error:
-            if "psycopg" in url:
-                raise UserError("a PostgreSQL server needs the package psycopg: pip install 'segnas[postgres]'") from None
-            raise UserError(f"the driver of this database is not installed ({error.__cause__ or error})") from None
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as error:
-            made_by_another = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
-            if not made_by_another or attempt == TRIES:
-                raise
-            time.sleep(random.uniform(0.05, 0.3))
-    raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _one_line(shown: str) -> Iterator[None]:
-    """What a database refuses, as a UserError."""
-    import optuna
-    import sqlalchemy
-
-    try:
-        yield
-    except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as raised:
-        error: BaseException = raised
-        while error.__cause__ is not None and not isinstance(error, sqlalchemy.exc.DBAPIError):
-            error = error.__cause__
-        refused = type(error) in (sqlalchemy.exc.OperationalError, sqlalchemy.exc.DatabaseError)
-        if not refused or not isinstance(error, sqlalchemy.exc.DBAPIError):
-            raise  # a fault of what is written here, not of the disk or the server
-        said = str(error.orig).strip()
-        if "disk is full" in said or "No space left" in said:
-            raise UserError(
-                f"the disk is full: cannot write {shown}; the trials so far are intact; free some space and go on with --resume"
-            ) from None
-        raise UserError(f"cannot use the trials in {shown}: {' '.join(said.split()):.300}") from None
 
 
 def _utc(seconds: float) -> datetime:

@@ -45,3 +45,8 @@ def behave(payload: dict[str, Any]) -> Any:
         case "sleep":
             time.sleep(60)
     raise AssertionError(payload["how"])
+
+
+def visible_gpus(payload: dict[str, Any]) -> str:
+    time.sleep(0.5)  # so that two run side by side
+    return os.environ["CUDA_VISIBLE_DEVICES"]

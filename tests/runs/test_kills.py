@@ -64,8 +64,11 @@ def read(storage: str) -> list[Trial]:
     return trials
 
 
-def complete(trials: list[Trial], works: list[int]) -> None:
-    """Every trial is done, once, with the result of its own work; what was worked on twice was started twice."""
+def complete(trials: list[Trial], works: list[int], by_ray: bool = False) -> None:
+    """Every trial is done, once, with the result of its own work; what was worked on twice was started twice.
+
+    by_ray: it may have been Ray that started it, or that had not yet ended a worker of a driver that was gone.
+    """
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.status for trial in trials} == {"done"}
     assert sorted(trial.order or 0 for trial in trials) == list(range(TRIALS))
@@ -73,7 +76,7 @@ def complete(trials: list[Trial], works: list[int]) -> None:
     assert [trial.values for trial in trials] == [(float(number),) for number in range(TRIALS)]
     times = collections.Counter(works)
     assert set(times) == set(range(TRIALS))
-    assert all(times[trial.number] <= trial.attempts for trial in trials)
+    assert by_ray or all(times[trial.number] <= trial.attempts for trial in trials)
 
 
 def test_sixty_trials_survive_ten_kills(tmp_path: Path) -> None:

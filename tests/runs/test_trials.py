@@ -249,6 +249,14 @@ def test_a_study_of_other_objectives_is_refused(store: TrialStore, path: Path) -
     one_line(error)
 
 
+def test_tables_of_another_optuna_are_one_line(store: TrialStore, path: Path) -> None:
+    with store._storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.0.0'")
+    with pytest.raises(UserError, match="updating optuna") as error:
+        TrialStore.open(path, "chain", ["maximize"])
+    one_line(error)
+
+
 def test_files_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database at all, and long enough to be looked at as one" * 100)
     (tmp_path / "folder").mkdir()
