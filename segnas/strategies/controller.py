@@ -93,12 +93,13 @@ class Controller(nn.Module):
         self.space, self.config = space, config
         self.output_rows: dict[tuple[Hashable, Any], int] = {}
         self.embedding_rows: dict[tuple[Hashable, Any], int] = {}
-        self.attention = self._number_options()  # there are choices whose options it scores
+        found = [choice for seen in discover(space).values() for choice in seen]
+        self.attention = config.attention and any(choice.node for choice in found)  # else there is nothing to attend to
+        self._number(found)
         hidden = config.hidden
         self.start = nn.Parameter(torch.empty(hidden))
-        self.lstm = nn.LSTM(hidden, hidden, config.layers, batch_first=True, device="meta").to_empty(
-            device="cpu"
-        )  # draws nothing
+        lstm = nn.LSTM(hidden, hidden, config.layers, batch_first=True, device="meta")  # where making it draws nothing
+        self.lstm = lstm.to_empty(device="cpu")
         self.weight = nn.Parameter(torch.empty(max(1, len(self.output_rows)), hidden))
         self.bias = nn.Parameter(torch.empty(len(self.weight)))
         if config.feedback == "choice":
@@ -165,7 +166,7 @@ class Controller(nn.Module):
 
     def attends(self, node: bool) -> bool:
         """Whether the options of such a choice are scored by attention."""
-        return node and self.config.attention
+        return node and self.attention
 
     def group(self, name: str, options: tuple[Any, ...], node: bool) -> Hashable:
         """What a choice's rows and embeddings are filed under: its name, or its options where these are shared."""
@@ -197,19 +198,15 @@ class Controller(nn.Module):
             logits = logits / self.config.temperature
         return self.config.tanh_constant * torch.tanh(logits) if self.config.tanh_constant else logits
 
-    def _number_options(self) -> bool:
-        """Fill the tables of rows; whether there are choices that attention scores."""
-        attends = False
-        for name, seen in discover(self.space).items():
-            for choice in seen:
-                group = self.group(name, choice.options, choice.node)
-                attends = attends or self.attends(choice.node)
-                for option in choice.options:
-                    if not self.attends(choice.node):
-                        self.output_rows.setdefault((group, option), len(self.output_rows))
-                    if self.config.feedback == "choice":
-                        self.embedding_rows.setdefault((group, option), len(self.embedding_rows))
-        return attends
+    def _number(self, found: Sequence[Choice]) -> None:
+        """Give every option that was found its row of W, unless attention scores it, and its embedding, if these are fed back."""
+        for choice in found:
+            group = self.group(choice.name, choice.options, choice.node)
+            for option in choice.options:
+                if not self.attends(choice.node):
+                    self.output_rows.setdefault((group, option), len(self.output_rows))
+                if self.config.feedback == "choice":
+                    self.embedding_rows.setdefault((group, option), len(self.embedding_rows))
 
     def _states(self, trace: Trace) -> Tensor:
         """(B, T, hidden) states; (1, T, hidden) where they do not depend on what is chosen, for all of the batch."""

@@ -36,12 +36,13 @@ class PolicyGradientConfig:
 
     learning_rate: of Adam. baseline_decay: how much of the baseline stays at each result. entropy_weight: of the entropy bonus.
     batch: results between two updates. clip_norm: of the gradient; 0: not clipped. reward_scale: 0.01 makes percent a share.
+    The defaults are for a hundred trials, in which a controller learns only by large steps.
     """
 
     controller: ControllerConfig = ControllerConfig()
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 0.005
     baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    entropy_weight: NonNegativeFloat = 0.0
+    entropy_weight: NonNegativeFloat = 0.005
     batch: PositiveInt = 1
     clip_norm: NonNegativeFloat = 0.0
     reward_scale: PositiveFloat = 0.01

@@ -242,26 +242,29 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_generators_of_torch_al
 
 
 class Grown:
-    """A space that offers more, and other choices, once a controller was made for it."""
+    """A space that offers more, and other choices, once a controller was made for it; with or without nodes before that."""
 
-    grown = False
+    def __init__(self, nodes: bool = True) -> None:
+        self.nodes, self.grown = nodes, False
 
     def architecture(self, choose: Any) -> Any:
         first = choose("values.0", range(9) if self.grown else range(3))
-        return (first, choose("new", ("x", "y", "z"))) if self.grown else (first,)
+        second = choose("values.1", range(2), node=self.nodes)
+        return (first, second, choose("new", ("x", "y", "z"), node=True)) if self.grown else (first, second)
 
 
 @every_config
-def test_options_that_were_not_found_are_legal(config):
-    space = Grown()
+@pytest.mark.parametrize("nodes", [False, True])
+def test_options_that_were_not_found_are_legal(config, nodes):
+    space = Grown(nodes)
     controller = controller_of(space, config)
     space.grown = True
     listed = all_choices(space)
     assert controller.score(batch_of(controller, listed))[0].exp().sum().item() == pytest.approx(1, abs=1e-12)
     generator = np.random.default_rng(0)
     drawn = {controller.draw(generator).architecture for _ in range(100)}
-    assert {option for _, option in drawn} == {"x", "y", "z"}
-    assert max(first for first, _ in drawn) > 2
+    assert {option for _, _, option in drawn} == {"x", "y", "z"}
+    assert max(first for first, _, _ in drawn) > 2
 
 
 def test_where_such_options_stand_is_the_same_in_another_process():
