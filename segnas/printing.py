@@ -155,7 +155,7 @@ def trials_table(search: Mapping[str, Any]) -> Table:
         trials.add_column(name, no_wrap=True)
     for name in (found.main.label, "parameters", "time"):
         trials.add_column(name, justify="right", no_wrap=True)
-    trials.add_column("", no_wrap=True, overflow="ellipsis")
+    trials.add_column("")  # gives way where the terminal is narrow
     for trial in sorted(found.trials, key=lambda trial: trial.number)[-LAST_TRIALS:]:
         trials.add_row(*_trial_cells(found, trial), style=COLORS[trial.status])
     whole = Table.grid()
@@ -193,7 +193,10 @@ def _trial_cells(found: TrialSearch, trial: Trial) -> list[Text]:
     about = [trial.status if trial.status != "done" else "", "judged again" if trial.stage == "rerank" else "", trial.error or ""]
     figures = ["-" if score is None else f"{score:.4g}", "-" if parameters is None else f"{parameters:,.0f}"]
     figures.append("-" if seconds is None else clock(seconds))
-    return [Text(cell) for cell in (str(trial.number), trial.id, *figures, ": ".join(filter(None, about)))]
+    return [
+        Text(cell, no_wrap=True, overflow="ellipsis")
+        for cell in (str(trial.number), trial.id, *figures, ": ".join(filter(None, about)))
+    ]
 
 
 def _baselines(comparison: Comparison | None) -> dict[str, dict[str, float | None]]:

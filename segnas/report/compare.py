@@ -8,7 +8,6 @@ from pathlib import Path
 from segnas.report import tables
 from segnas.report.markup import Markup, count, join, listing, percent, plural, tag, three_digits
 from segnas.report.page import document
-from segnas.report.plots import HUES
 from segnas.report.scatter import Dot, DotChart, Layer, dot_chart
 from segnas.report.sections import Section, figures, paragraph
 from segnas.report.several import Correlation, Member, Several, gather_several
@@ -17,7 +16,8 @@ from segnas.report.trials import Objective, TrialSearch
 from segnas.runs.progress import duration
 from segnas.runs.run import Run
 
-DASHES = 3  # kinds of lines; with the hues, that many times as many runs differ in more than the hue
+HUES = ("r0", "r1", "r2", "r3", "r4", "r5", "r6")  # classes of report.css, told apart whatever colours the reader does not see
+DASHES = 3  # kinds of lines: 21 runs look different from each other
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Several:
@@ -61,7 +61,7 @@ def in_words(found: Several) -> str:
 
 
 def looks(members: Sequence[Member]) -> dict[str, tuple[str, int]]:
-    """Name of a run -> (hue, dashes) of its lines: neighbours differ in both, so that no two need colours to be told apart."""
+    """Name of a run -> (hue, dashes) of its lines; neighbours differ in both."""
     return {member.name: (HUES[number % len(HUES)], number % DASHES) for number, member in enumerate(members)}
 
 
@@ -173,22 +173,42 @@ def _fronts(
 
 def correlations(found: Several) -> Section | None:
     """Whether search scores say anything of retrained ones, and whether two searches rank the same architectures alike."""
+    retrained = [one for one in found.correlations if one.kind == "retrained"]
+    shared = [one for one in found.correlations if one.kind == "shared"]
     if not found.correlations:
         return None
-    rows = [(_what(one), listing(one.runs), str(one.count), "–" if one.value is None else f"{one.value:.2f}")
-            for one in found.correlations]  # fmt: skip
-    note = "1 means the same order, 0 none, -1 the opposite one. With few pairs chance alone gives large values."
-    table = tables.table(
-        "Rank correlations (Spearman)", ("between", "runs", "pairs", "correlation"), rows, class_="reasons words"
+    parts = [
+        paragraph("Spearman's: 1 means the same order, 0 none, −1 the opposite one. With few pairs chance gives large values.")
+    ]
+    for one in retrained:
+        told = f"Of {plural(one.count, 'run')}, best {Objective(one.metric).noun} in the search and that of the retrained network"
+        parts.append(paragraph(f"{told} on {one.split}: {_signed(one.value)}."))
+    parts.append(figures([dot_chart(_retrained(found, one)) for one in retrained]))
+    if shared:
+        rows = [(listing(one.runs), Objective(one.metric).noun, str(one.count), _signed(one.value)) for one in shared]
+        head = ("runs", "score", "architectures", "rank correlation")
+        parts.append(
+            tables.table("Scores that two searches gave to the architectures that both tried", head, rows, class_="trials")
+        )
+    return Section("correlations", "Rank correlations", join(parts))
+
+
+def _retrained(found: Several, one: Correlation) -> DotChart:
+    """The best score in the search and the score of the retrained network, a point a run."""
+    look, split = looks(found.members), str(one.split)
+    layers = []
+    for row in (member.row for member in found.members if member.name in one.runs):
+        before, after = row.best or 0.0, float(getattr(row, split))
+        dot = Dot(before, after, f"{row.run}: {before:.4g} in the search, {after:.4g} retrained")
+        layers.append(Layer(row.run, look[row.run][0], (dot,), "strong"))
+    objective = Objective(one.metric)
+    return DotChart(
+        "Search and retraining", f"best {objective.label} in the search", f"{objective.label} on {split}", tuple(layers)
     )
-    return Section("correlations", "Rank correlations", join([table, paragraph(note, "note")]))
 
 
-def _what(one: Correlation) -> str:
-    noun = Objective(one.metric).noun
-    if one.kind == "retrained":
-        return f"best {noun} in the search and {noun} of the retrained network on {one.split}"
-    return f"{noun} of the architectures that both searches tried"
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _by_objective(members: Sequence[Member]) -> list[tuple[Objective, list[tuple[Member, TrialSearch]]]]:

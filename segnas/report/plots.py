@@ -15,7 +15,7 @@ from segnas.report.markup import Markup, join, short, tag
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 36.0, 38.0
-HUES = ("a", "b", "c", "d", "e", "f", "g", "h")  # classes of report.css
+HUES = ("a", "b", "c", "d")  # classes of report.css
 MOST_POINTS = 240  # a chart is some 400 pixels wide: more points are averaged
 MOST_HOVERS = 80
 

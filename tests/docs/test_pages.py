@@ -114,6 +114,11 @@ def test_thresholds_on_the_page_are_those_of_the_report() -> None:
     assert cautions.SKIP_HEAVY == 0.5
     assert "half of its operations, or more" in text
     assert f"{100 * UNSTEADY:.0f} % of the median" in text
+    assert f"fewer than {cautions.FEW_TRIALS} |" in text
+    assert f"more than {100 * cautions.MANY_FAILURES:.0f} % of those that were trained" in text
+    assert f"it has {100 * cautions.EDGE:.0f} % of a limit" in text
+    assert f"among the last {100 - 100 * cautions.LATE:.0f} %" in text
+    assert f"the best {cautions.LEADING} lie closer" in text
 
 
 def test_the_share_held_out_is_stated() -> None:
