@@ -146,7 +146,7 @@ def child(place: Workplace, training: Training, architecture: Architecture) -> A
     config = plain(place.config)
     retrain = replace(config.retrain, seed=_seed(place, training))
     if training.kind == "hand-made":  # no paths to drop, no auxiliary head
-        retrain = replace(retrain, drop_path=1.0, auxiliary_weight=0.0)
+        retrain = replace(retrain, drop_path=1.0, auxiliary_weight=0.0, encoder_weights=None)
     config = replace(config, retrain=retrain)
     preset = place.plan.preset if place.plan.preset in PRESETS[place.dataset.task] else DEFAULT_PRESET
     return beside(place, Plan(None, preset, place.plan.dataset, config), place.run.path / training.folder)
@@ -206,6 +206,7 @@ def _note(place: Workplace, training: Training) -> str:
         return "a new architecture for each seed"
     retrain = place.config.retrain
     lacking = [("drop path", retrain.drop_path < 1), ("auxiliary head", retrain.auxiliary_weight > 0)]
+    lacking.append(("weights of an encoder", retrain.encoder_weights is not None))
     lacks = [name for name, used in lacking if used and training.kind == "hand-made"]
     return f"without {' and '.join(lacks)}, which it does not have" if lacks else ""
 

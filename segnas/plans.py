@@ -75,10 +75,10 @@ def over_space(system: str | None, overrides: Sequence[str], stored: str | None 
 
 
 def absolute_weights(config: Any) -> Any:
-    """The configuration with the file that training starts from named wherever the run is continued from."""
-    if config.retrain.weights is None:
-        return config
-    return replace(config, retrain=replace(config.retrain, weights=config.retrain.weights.absolute()))
+    """The configuration with the files that training starts from named wherever the run is continued from."""
+    files = {name: getattr(config.retrain, name) for name in ("weights", "encoder_weights")}
+    given = {name: path.absolute() for name, path in files.items() if path is not None}
+    return replace(config, retrain=replace(config.retrain, **given)) if given else config
 
 
 def planned(run: Run) -> Plan:

@@ -52,8 +52,11 @@ class Estimator(Protocol):
 class TrialEstimator(Estimator, Protocol):
     """An estimator that a run's trials use: it knows what they will take, and what all of them share."""
 
-    def prepare(self) -> None:
-        """Make what all trials share, such as cached features, once, before the first of them; nothing when it is there."""
+    def prepare(self, architecture: Architecture) -> None:
+        """Make what all trials share, such as cached features, once, before the first of them; nothing when it is there.
+
+        architecture: any of those that will be tried.
+        """
         ...
 
     def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:

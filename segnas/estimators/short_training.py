@@ -119,7 +119,7 @@ class ShortTraining:
         found = score(this.model, in_memory(self.dataset, "val", self.data.cache), EvaluationConfig(), self.device)
         return Estimate(dict(this.model.task.figures(found)))
 
-    def prepare(self) -> None:
+    def prepare(self, architecture: Architecture) -> None:
         """Nothing: trials share no more than images."""
 
     def training(self, architecture: Architecture, seed: int) -> Retraining:

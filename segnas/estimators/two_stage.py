@@ -19,7 +19,8 @@ In both stages the weights follow their Polyak average: a <- d a + (1 - d) w aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -38,13 +39,18 @@ from segnas.errors import Diverged, UserError
 from segnas.estimators.base import Estimate
 from segnas.estimators.candidate_images import CandidateImages, Encoded, smaller_labels
 from segnas.estimators.early_stopping import Mode, goes_on, standing
+from segnas.estimators.encoder_training import EncoderConfig, train_encoder
+from segnas.estimators.rehearsal import measurement, timed
 from segnas.estimators.rewards import geometric_reward
 from segnas.nets.build import build
+from segnas.nets.mobilenet_v2 import MobileNetV2, load_encoder_weights
 from segnas.randomness import forked, numpy_generator
+from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, family_of
 from segnas.tasks.base import confusion_matrix, cross_entropy
 from segnas.training.device import Device
 from segnas.training.inference import upsampled
+from segnas.training.preflight import Measurement
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -109,14 +115,21 @@ class TwoStageEstimator:
         config: TwoStageConfig,
         folder: Path,
         seed: int,
-        encoder_weights: Mapping[str, Tensor] | None = None,
+        encoder: Path | EncoderConfig | None = None,
+        child: Callable[[Architecture], Architecture] = lambda architecture: architecture,
+        split: str = "val",
     ) -> None:
         """folder: where the encoded samples are kept, for all workers. seed: of what all candidates share: the split, the views
-        that are encoded, and the encoder where `encoder_weights` (its state) is None. Raises UserError for too few images."""
+        that are encoded, and the encoder.
+
+        encoder: a file of its weights, or how it is trained first, on the images that candidates are trained on, into the
+        folder's encoder.safetensors; None: it stays as it is drawn. child: an architecture -> the network that is trained in its
+        place; costs are of the architecture itself, for the images of `split`. Raises UserError for too few images.
+        """
         device.require_right_gradients()
         self.images = CandidateImages(dataset, data, normalization, device, config.validation_share, seed)
         self.device, self.config, self.folder, self.seed = device, config, folder, seed
-        self.encoder_weights = encoder_weights
+        self.encoder, self.child, self.split = encoder, child, split
         self.classes = len(dataset.classes)
         images = len(self.images.training)
         for stage, count_of, size in (
@@ -129,30 +142,37 @@ class TwoStageEstimator:
                     "give more images"
                 )
         self._kept: Encoded | None = None
+        self._shared: dict[str, Tensor] | None = None  # the encoder's state
 
     # The protocol --------------------------------------------------------------------------------------------------------
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """parameters and multiply_adds, without auxiliary heads, for an image as large as those that are evaluated."""
-        dataset = self.images.dataset
-        split = "val" if dataset.splits.get("val") else "train"
-        counts = count(architecture, seen_size(dataset, split, self.images.data.resize), self.classes)
+        size = seen_size(self.images.dataset, self.split, self.images.data.resize)
+        counts = count(architecture, size, self.classes)
         return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """What early stopping compares with: see `early_stopping.standing`."""
         return standing(estimate.metrics["stage0_reward"] for estimate in estimates)
 
+    def __str__(self) -> str:
+        first, second = self.config.stage0_epochs, self.config.stage1_epochs
+        stages = f"{first} of the decoder on kept features, then {second} of the whole network (epochs)"
+        images, scored = len(self.images.training), len(self.images.held_out)
+        return f"two stages: {stages}; {images:,} images, scored on {scored:,} others of the training set"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The reward of the search, then what it is made of."""
+        return ("reward", "mIoU", "mAcc", "fwIoU", "stage0_reward")
+
     def estimate(self, architecture: Architecture, seed: int, hint: Mapping[str, Any]) -> Estimate:
         """{"reward", "mIoU", "mAcc", "fwIoU", "stage0_reward"} in percent, of stage 0 where the candidate was stopped.
 
         Raises Diverged when a loss is no number.
         """
-        with forked(seed, "two-stage", "initialization"):
-            network = build(architecture, self.classes)
-            add = getattr(network, "add_auxiliary_head", None)
-            if self.config.auxiliary_weight and add is not None:
-                add(self.classes)
+        network = self._network(architecture, seed)
         encoder = self._load_encoder(network, architecture)
         cached = self._encoded(encoder)
         self.device.place(network)
@@ -168,6 +188,54 @@ class TwoStageEstimator:
             metrics = self.score(network)
         return Estimate({**metrics, "stage0_reward": first}, stopped=not on)
 
+    def prepare(self, architecture: Architecture) -> None:
+        """Train the encoder, if it is to be, and encode the samples of stage 0: workers then find both in the folder."""
+        self._encoded(self._load_encoder(self._network(architecture, self.seed), architecture))
+
+    def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
+        """What so many trials will take, from some real steps of both stages on noise; as if none were stopped early."""
+        config, device, images = self.config, self.device.device, self.images
+        network = self.device.place(self._network(architecture, self.seed)).train()
+        taken = []  # (seconds, bytes) of a step
+        for number, (size, crop) in enumerate(
+            ((config.stage0_batch_size, config.stage0_crop), (config.stage1_batch_size, config.stage1_crop))
+        ):
+            pixels = self.device.images(torch.randn(size, 3, *crop))
+            labels = self.device.labels(torch.randint(0, self.classes, (size, *crop)))
+            settings = f"search.estimate.stage{number}_batch_size or stage{number}_crop"
+            taken.append(timed(partial(self._rehearsed, network, pixels, labels, kept=number == 0), device, settings))
+        network.eval()
+        held_out = min(config.validation_batch_size, len(images.held_out))
+        seen = self.device.images(torch.randn(held_out, 3, *config.validation_crop))
+        scoring, most = timed(partial(_without_gradients, network, seen), device, "search.estimate.validation_batch_size")
+        samples, whole = min(len(images.training), config.cached_samples), len(images.training)
+        first, second = samples // config.stage0_batch_size, whole // config.stage1_batch_size
+        scored = 2 * scoring * len(images.held_out) / held_out
+        of_trial = config.stage0_epochs * first * taken[0][0] + config.stage1_epochs * second * taken[1][0] + scored
+        before = taken[0][0] * samples / config.stage0_batch_size
+        if isinstance(self.encoder, EncoderConfig):
+            before += self.encoder.epochs * whole * taken[1][0] / config.stage1_batch_size
+        memory = max(most, *(held for _, held in taken))
+        return measurement(trials, workers, of_trial, before, memory, device)
+
+    def _rehearsed(self, network: nn.Module, pixels: Tensor, labels: Tensor, kept: bool) -> None:
+        """A step without moving the weights. kept: of stage 0, whose maps need no gradient."""
+        with torch.set_grad_enabled(not kept), self.device.autocast():
+            taps = cast(EncoderDecoder, network).encoder(pixels)
+        with self.device.autocast():
+            logits, auxiliary = cast(EncoderDecoder, network).from_taps(taps)
+        self._loss(logits, auxiliary, smaller_labels(labels, logits.shape[2:])).backward()
+        network.zero_grad(set_to_none=True)
+
+    def _network(self, architecture: Architecture, seed: int) -> nn.Module:
+        """The network that a trial trains, as it begins, on the CPU."""
+        with forked(seed, "two-stage", "initialization"):
+            network = build(self.child(architecture), self.classes)
+            add = getattr(network, "add_auxiliary_head", None)
+            if self.config.auxiliary_weight and add is not None:
+                add(self.classes)
+        return network
+
     # The encoder and what it makes ---------------------------------------------------------------------------------------
 
     def _load_encoder(self, network: nn.Module, architecture: Architecture) -> nn.Module:
@@ -175,15 +243,26 @@ class TwoStageEstimator:
         encoder = getattr(network, "encoder", None)
         if encoder is None or not hasattr(network, "from_taps"):
             raise UserError(f"networks of the family '{family_of(architecture)}' have no encoder whose maps could be kept")
-        if self.encoder_weights is not None:
-            encoder.load_state_dict(self.encoder_weights)
-            return cast(nn.Module, encoder)
+        if self._shared is None:
+            self._shared = self._encoder_state(encoder)
+        encoder.load_state_dict(self._shared)
+        return cast(nn.Module, encoder)
+
+    def _encoder_state(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """Weights and statistics that all candidates begin with; `encoder`: a module of the right kind, which is changed."""
         with forked(self.seed, "two-stage", "encoder"):
             for module in encoder.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if reset is not None:
                     reset()
-        return cast(nn.Module, encoder)
+        if isinstance(self.encoder, Path):
+            load_encoder_weights(cast(MobileNetV2, encoder), self.encoder)
+        elif self.encoder is not None:
+            images, run = self.images, Run(self.folder)
+            data = replace(images.data, crop=self.config.stage1_crop)
+            about = (images.dataset, data, images.normalization, self.device, cast(MobileNetV2, encoder), self.encoder)
+            train_encoder(*about, run, self.seed, images.training)
+        return {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
 
     def _encoded(self, encoder: nn.Module) -> Encoded:
         """What stage 0 is trained on."""
@@ -301,6 +380,11 @@ class PolyakAverage:
     def to_weights(self) -> None:
         """Give the parameters the values of their averages."""
         torch._foreach_copy_(self.parameters, self.averages)
+
+
+@torch.no_grad()
+def _without_gradients(network: nn.Module, images: Tensor) -> None:
+    network(images)
 
 
 def _decoder_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -107,6 +107,25 @@ def scaled_channels(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
+def load_encoder_weights(encoder: MobileNetV2, path: Path) -> None:
+    """Copy weights into `encoder` from a file: an encoder.safetensors that a run left, or torchvision's MobileNet-v2.
+
+    Raises UserError when the file cannot be read or does not fit.
+    """
+    found, own = _read_tensors(path), encoder.state_dict()
+    if not set(own) & set(found):
+        load_torchvision_weights(encoder, path)
+        return
+    differing = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    if differing:
+        raise UserError(
+            f"{path} is of another encoder than the network's: {differing[0]} differs; use the width that it was made for"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(found[name])
+
+
 def load_torchvision_weights(encoder: MobileNetV2, path: Path) -> None:
     """Copy the weights of torchvision's MobileNet-v2 into `encoder`, from a torch file of tensors or a .safetensors file.
 

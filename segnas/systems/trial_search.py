@@ -53,7 +53,8 @@ def search(job: Job, system: System) -> Architecture:
     executor = make_executor(job.config.execution, perform if elsewhere else this.bench.perform)
     records = Records(this)
     try:
-        this.bench.estimator.prepare()  # here, where it is shown and can be stopped, not in the workers
+        any_one = sample(this.space, numpy_generator(job.config.seed, "preflight"))
+        this.bench.estimator.prepare(any_one)  # here, where it is shown and can be stopped, not in the workers
         this.resume(Round("search", store, this.space, job.config.seed))
         carry_out(this, this.round, this.config.trials, this.propose, this.take, executor, records)
         if not this.ranked:

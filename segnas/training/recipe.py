@@ -37,6 +37,7 @@ class RetrainConfig:
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # moving average of the weights; 0: none
     seed: int | None = None  # of weights, order, views and dropout; None: the run's own
     weights: Path | None = None  # a model.safetensors (or run) of the same architecture to start from
+    encoder_weights: Path | None = None  # of a MobileNet-v2, torchvision's or a run's, for networks that have such an encoder
     validate_every: NonNegativeInt = 10  # epochs; 0: never
 
     def __post_init__(self) -> None:
@@ -71,6 +72,7 @@ def recipe(config: RetrainConfig) -> str:
         f"scheduled drop path to {config.drop_path:g}": config.drop_path < 1,
         f"moving average {config.ema_decay:g}": config.ema_decay,
         f"starting from {config.weights}": config.weights,
+        f"the encoder starting from {config.encoder_weights}": config.encoder_weights,
     }
     name = "SGD" if config.optimizer == "sgd" else "AdamW"
     parts = [f"{name} (momentum {config.momentum:g}, weight decay {config.weight_decay:g})", rate]

@@ -29,6 +29,7 @@ from segnas.data.statistics import class_pixels, median_frequency_weights
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Diverged, Interrupted, UserError
 from segnas.nets.build import build
+from segnas.nets.mobilenet_v2 import MobileNetV2, load_encoder_weights
 from segnas.randomness import forked
 from segnas.runs.progress import StageProgress, console, stop_between_steps
 from segnas.runs.run import Run
@@ -155,6 +156,8 @@ class Retraining:
             network = build(architecture, len(dataset.classes))
         if config.drop_path < 1 and not hasattr(network, "set_drop_path"):
             raise UserError(f"networks of the family '{family_of(architecture)}' have no paths to drop; set retrain.drop_path=1")
+        if config.encoder_weights is not None:
+            load_encoder(network, config.encoder_weights, family_of(architecture))
         if weights is not None:
             console.print(start_from(network, len(dataset.classes), weights))
         if config.auxiliary_weight:
@@ -348,6 +351,16 @@ class Retraining:
         run.write_json("retrain.json", summary)
         self.device.barrier()
         return TrainedModel.load(run.path)
+
+
+def load_encoder(network: nn.Module, path: Path, family: str) -> None:
+    """Give the network's encoder the weights of a file; UserError when they do not fit, or it has no encoder to give them to."""
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, MobileNetV2):
+        raise UserError(
+            f"networks of the family {family} have no MobileNet-v2 as their encoder; leave out retrain.encoder_weights"
+        )
+    load_encoder_weights(encoder, path)
 
 
 def add_auxiliary_head(network: nn.Module, num_classes: int, family: str) -> None:

@@ -87,7 +87,7 @@ class Computed:
             score = float("nan")
         return Estimate({"mIoU": score, "other": -score}, stopped=draw > 1 - search.stopping)
 
-    def prepare(self) -> None:
+    def prepare(self, architecture: Architecture) -> None:
         if self.search.log:
             with open(f"{self.search.log}.prepared", "a", encoding="utf-8") as file:
                 file.write("once\n")
