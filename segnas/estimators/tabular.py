@@ -76,6 +76,14 @@ class TabularBenchmark(Estimator):
         self.table = benchmarks[name]
         self.rows = _read(self.folder / self.table.file, self.table)
 
+    def __str__(self) -> str:
+        return f"the table of {self.name}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The one that a search sees."""
+        return (self.table.metric,)
+
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """parameters and multiply_adds, where the table has them."""
         row = self._row(architecture)
