@@ -38,6 +38,11 @@ class Row:
     evaluations: int
     published: Published | None
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Strategy, figure, mean, standard deviation and the published figure, for people."""
+        return self.strategy, self.metric, f"{self.mean:.2f}", f"{self.std:.2f}", str(self.published or "-")
+
 
 def all_strategies() -> Registry[type[Strategy]]:
     """The registry, with everything in segnas/strategies/ in it."""

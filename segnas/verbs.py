@@ -359,13 +359,7 @@ def benchmark(
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    cells = []
-    for row in rows:
-        printed = "-" if row.published is None else f"{row.published.mean:.2f}"
-        if row.published is not None and row.published.std is not None:
-            printed += f" ± {row.published.std:.2f}"
-        cells.append((row.strategy, row.metric, f"{row.mean:.2f}", f"{row.std:.2f}", printed))
-    print_table(("strategy", "figure", "mean %", "std", "published"), cells, text_columns=2)
+    print_table(("strategy", "figure", "mean %", "std", "published"), [row.cells for row in rows], text_columns=2)
     print(f"{rows[0].evaluations} evaluations a search, {rows[0].seeds} seeds")
 
 

@@ -9,7 +9,7 @@ from command_line import segnas
 from made_up_tables import NAME, write
 
 from segnas.benchmarking import options_of, simulate
-from segnas.estimators.tabular import TabularBenchmark
+from segnas.estimators.tabular import Published, TabularBenchmark
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def test_table(tables: Path) -> None:
     assert header.split() == ["strategy", "figure", "mean", "%", "std", "published"]
     assert first.split()[:3] == ["local-search", "val", "mIoU"]
     assert second.split()[-1] == "-"
+    assert str(Published(90.934, 0.36)) == "90.93 ± 0.36"
     assert last == "50 evaluations a search, 2 seeds"
 
 

@@ -22,12 +22,16 @@ for package in (segnas.spaces, segnas.strategies):  # whatever is there register
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
 
-SMALL = {  # options with which a dozen proposals reach past the random ones; the others are as they come
+SMALL = {  # options with which ten proposals reach past the random ones; the others are as they come
     "evolution": {"population": 4, "sample": 2, "crossover": 0.5},
+    "near-best": {"best": 2},
     "nsga2": {"population": 3},
+    "ppo": {"buffer": 3, "minibatch": 2, "epochs": 2, "controller": {"hidden": 8}},
+    "progressive": {"first": 4, "beam": 3, "initial": 3, "refit": 2, "pool": 12, "members": 2, "steps": 5},
+    "reinforce": {"batch": 2, "controller": {"hidden": 8}},
     "tpe": {"startup": 3},
 }
-PROPOSALS = 12
+PROPOSALS = 10
 WORKERS = 3
 STATUSES: tuple[Status, ...] = ("done", "done", "done", "stopped", "failed", "over budget")
 

@@ -89,6 +89,8 @@ def test_neighbours_differ_in_one_choice() -> None:
     with pytest.raises(NotInSpace):
         list(neighbours(space, outside, generator))
     with pytest.raises(NotInSpace):
+        list(neighbours(MACRO, outside, generator))
+    with pytest.raises(NotInSpace):
         mutate(MACRO, outside, generator)
 
 
