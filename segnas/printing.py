@@ -93,7 +93,7 @@ def print_zoo(rows: Sequence[dict[str, Any]]) -> None:
                 "-" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']:.2f}",
             )
         )
-    print_table(("name", "input", "parameters M", "paper", "multiply-adds G", "paper"), cells, text_columns=2)
+    print_table(("name", "input", "parameters\nM", "paper", "multiply-\nadds G", "paper"), cells, text_columns=2)
     if any(row["paper_multiply_adds"] for row in rows):
         print("multiply-adds as the papers count them; exact figures and our own: --json")
 

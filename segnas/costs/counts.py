@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from segnas.costs.auto_deeplab_paper import paper_multiply_adds
-from segnas.costs.layers import LayerCall, layer_calls
+from segnas.costs.layers import LayerCall, consumed_calls
 from segnas.nets.build import build
 from segnas.spaces.architecture import Architecture
 from segnas.spaces.auto_deeplab import AutoDeepLab
@@ -38,7 +38,7 @@ def count(architecture: Architecture, size: tuple[int, int], num_classes: int, i
     """The exact counts of the architecture's network for an image of `size` (height, width). No weights are made."""
     with torch.device("meta"):
         network = build(architecture, num_classes, in_channels)
-    calls = layer_calls(network, (1, in_channels, *size))
+    calls = consumed_calls(network, (1, in_channels, *size))
     paper = paper_multiply_adds(architecture, calls) if isinstance(architecture, AutoDeepLab) else None
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),

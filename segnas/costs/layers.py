@@ -42,12 +42,17 @@ def layer_calls(module: nn.Module, input_shape: tuple[int, ...]) -> list[LayerCa
 
     input_shape: of the module's only argument, batch included. `module` itself stays as it is.
     """
-    shadow = copy.deepcopy(module).to("meta").eval()
+    return consumed_calls(copy.deepcopy(module).to("meta"), input_shape)
+
+
+def consumed_calls(shadow: nn.Module, input_shape: tuple[int, ...]) -> list[LayerCall]:
+    """`layer_calls` of a module on the meta device, which computes nothing sensible afterwards; its parameters stay."""
+    shadow.eval()
     calls: list[LayerCall] = []
     for name, layer in shadow.named_modules():
         if isinstance(layer, COUNTED):
             layer.register_forward_hook(partial(_record, calls, name))
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):  # keeps every shape, and is slow on the meta device
+        elif isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.ReLU)):  # keep every shape, and are slow on the meta device
             layer.forward = _unchanged  # type: ignore[assignment, method-assign]
     with torch.no_grad():
         shadow(torch.empty(input_shape, device="meta"))

@@ -51,6 +51,14 @@ def test_zoo_at_another_size_has_no_printed_cost_to_compare_with() -> None:
     assert row[4] == f"{own['multiply_adds'] / 1e9:.2f}"
 
 
+def test_a_network_is_counted_at_the_size_of_its_paper() -> None:
+    exact = segnas("count", "nasnet-a-large", "--json").json
+    assert (exact["parameters"], exact["multiply_adds"]) == (88_753_150, 23_783_414_658)
+    assert segnas("count", "nasnet-a-large").out.splitlines()[-1] == "at 331x331, 1000 classes"
+    dense = segnas("count", "pnasnet-5-mobile", "--form", "segmentation", "--size", "65x97").out
+    assert dense.splitlines()[-1] == "at 65x97, 19 classes"
+
+
 def test_count_adds_up(architecture_file: Path) -> None:
     words = ("count", architecture_file, "--size", "65x97", "--classes", 7)
     exact = segnas(*words, "--json").json

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from nasnet_golden import NETWORKS, published
 
 from segnas import zoo
 from segnas.errors import UserError
-from segnas.spaces.architecture import family_of, to_json
+from segnas.spaces.architecture import family_of, task_of, to_json
 
 
 def test_auto_deeplab_is_there_in_three_sizes():
@@ -27,6 +28,40 @@ def test_every_entry_says_where_it_was_published(name):
     assert family_of(entry.architecture)
     assert {"title", "authors", "venue", "classes", "size"} <= set(entry.paper)
     assert "parameters_m" in entry.paper or "parameters_m" in entry.paper["cell"]["mobilenet-v2"]  # of a network, or of its cell
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name in zoo.names()])
+def test_the_nasnet_family_is_as_published(name):
+    """The cells as the published code lists them, and printed figures beside the golden counts, apart from one that is off."""
+    entry, golden = zoo.load(name), NETWORKS[name]
+    assert entry.architecture == published(name)
+    assert (entry.paper["size"], entry.paper["classes"]) == ([golden["image_size"]] * 2, golden["classes"])
+    assert entry.paper["parameters_m"] == pytest.approx(golden["params"] / 1e6, rel=0.02)
+    if name == "amoebanet-c-mobile-50":
+        assert (entry.paper["multiply_adds_g"], golden["macs"]) == (0.57, 676_936_592)
+    elif "multiply_adds_g" in entry.paper:
+        assert entry.paper["multiply_adds_g"] == pytest.approx(golden["macs"] / 1e9, rel=0.005)
+
+
+def test_the_nasnet_family_is_complete():
+    expected = {f"nasnet-a-{size}" for size in ("mobile", "large", "cifar")}
+    expected |= {f"amoebanet-a-{size}" for size in ("mobile", "large", "xl", "cifar", "cifar-36")}
+    expected |= {f"amoebanet-b-{size}" for size in ("mobile", "large", "cifar", "cifar-80", "cifar-128")}
+    expected |= {f"amoebanet-c-{size}" for size in ("mobile", "mobile-50", "large")}
+    expected |= {f"pnasnet-5-{size}" for size in ("mobile", "large", "cifar")}
+    assert {name for name in zoo.names() if family_of(zoo.load(name).architecture) == "nasnet"} == expected
+
+
+def test_an_entry_comes_in_the_forms_of_its_cells():
+    entry = zoo.load("nasnet-a-mobile")
+    assert zoo.in_form(entry, "imagenet") is entry
+    dense = zoo.in_form(entry, "segmentation")
+    assert task_of(dense.architecture) == "segmentation"
+    assert dense.architecture.normal == entry.architecture.normal
+    assert "parameters_m" not in dense.paper
+    assert zoo.find("nasnet-a-mobile", "segmentation") == dense.architecture
+    other = zoo.load("auto-deeplab-s")
+    assert zoo.in_form(other, "cifar") is other
 
 
 def test_an_unknown_name_suggests_the_nearest():
