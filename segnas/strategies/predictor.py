@@ -127,8 +127,7 @@ class Perceptron:
         self.embedding = _uniform((members, len(vocabulary.options), config.embedding), 0.1, generator)
         sizes = (slots * config.embedding, width, width)
         self.weights = [
-            _normal((members, inputs, outputs), (2 / inputs) ** 0.5, generator)
-            for inputs, outputs in pairwise(sizes)
+            _normal((members, inputs, outputs), (2 / inputs) ** 0.5, generator) for inputs, outputs in pairwise(sizes)
         ]
         self.weights.append(_normal((members, width, 1), 0.1 * (2 / width) ** 0.5, generator))
         self.biases = [torch.zeros(members, 1, weight.shape[2]) for weight in self.weights]
