@@ -34,7 +34,7 @@ SYSTEMS = (auto_deeplab.SYSTEM, darts.SYSTEM)
 ORDER = ("quick", "small", "paper")
 TASKS = {"segmentation": "presets", "classification": "one class an image"}  # task -> head of the column of its presets
 FIRST_FILES = {
-    "segnas/cli.py": "the verbs, each a few lines over a function of the next file",
+    "segnas/verbs.py": "the verbs, each a few lines over a function of the next file",
     "segnas/api.py": "what a run consists of, in its order",
     "segnas/systems/auto_deeplab.py": "the system: equations, deviations, search, presets",
     "segnas/nets/auto_deeplab_supernet.py": "the supernet that it trains",

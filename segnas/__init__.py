@@ -9,7 +9,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-VERBS = ("check", "search", "retrain", "run", "evaluate", "predict", "export_onnx", "write_report", "load", "count", "latency")
+VERBS = (
+    *("check", "search", "retrain", "run", "evaluate", "predict", "export_onnx", "write_report", "compare_runs", "load", "count"),
+    "latency",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,11 +28,12 @@ from segnas.estimators.tabular import TabularBenchmark, benchmarks
 from segnas.export import Parity, missing_packages
 from segnas.nets import build
 from segnas.plans import Plan, plan, planned, resumed
+from segnas.report import write_comparison
 from segnas.report import write_report as write_page
+from segnas.report.several import Several
 from segnas.runs.progress import StageProgress
 from segnas.runs.run import Run, working_on
-from segnas.spaces.architecture import Architecture, from_json, identity
-from segnas.spaces.darts import INPUTS
+from segnas.spaces.architecture import Architecture, from_json, identity, usual_input_of
 from segnas.stages import (
     architecture_stage,
     budget_stage,
@@ -87,7 +88,7 @@ def retrain(
     """Train an architecture from scratch: that of a run, or of a JSON file or zoo name.
 
     A run is trained where it lies, with its own configuration and data; a file or name needs `data` and `out`.
-    form: of a network of DARTS cells from a file or the zoo.
+    form: of the network of cells from a file or the zoo.
     """
     architecture = zoo.find(str(source), form)
     _refuse({word: word.startswith("comparison.") for word in overrides}, "retraining compares nothing")
@@ -181,6 +182,11 @@ def write_report(path: str | Path) -> Path:
     return write_page(Run.open(Path(path)))
 
 
+def compare_runs(paths: Sequence[str | Path], out: str | Path = "compare.html") -> Several:
+    """Write one page with several runs beside each other; returns their figures (`to_json`), the warnings, the correlations."""
+    return write_comparison([Path(path) for path in paths], Path(out))
+
+
 def check(data: str | Path) -> Report:
     """Look at a data set: pairs, sizes, classes, unknown ids, unreadable files; `report.ok`, `.problems`, `.lines()`."""
     return check_data(data)
@@ -201,7 +207,7 @@ def count(
     """Parameters and multiply-adds of a zoo name, JSON file or run; `filters=4` and the like override the network's options.
 
     size: (height, width) and num_classes: None means the run's own, and for anything else those that papers count with, see
-    `usual_input`. form: of a network of DARTS cells.
+    `usual_input`. form: of the network of cells that come in several.
     """
     architecture = zoo.with_options(zoo.find(str(source), form), overrides)
     own_size, own_classes = usual_input(source, architecture)
@@ -211,11 +217,10 @@ def count(
 def usual_input(source: str | Path, architecture: Architecture) -> tuple[tuple[int, int], int]:
     """(height, width) at which a trained run sees its images, and its number of classes.
 
-    For anything else those that papers count with: of Cityscapes, or of the data set that a form of DARTS networks is for.
+    For anything else those that papers count with: of Cityscapes, or of the images that the network is made for.
     """
     path = Path(source)
-    form = getattr(getattr(architecture, "network", None), "form", "segmentation")
-    size, classes = INPUTS[form]
+    size, classes = usual_input_of(architecture)
     if (path / "cost.json").exists():
         height, width = Run(path).read_json("cost.json")["size"]
         size = (height, width)
@@ -227,7 +232,7 @@ def usual_input(source: str | Path, architecture: Architecture) -> tuple[tuple[i
 def published(size: tuple[int, int] | None = None, form: str | None = None) -> list[dict[str, Any]]:
     """The networks of the zoo, smallest first: our counts beside the figures that their papers print.
 
-    size: None means that of the paper's figures. form: of the networks of DARTS cells.
+    size: None means that of the paper's figures. form: of the networks of cells that come in several.
     """
     rows = []
     for entry in map(zoo.load, zoo.names()):

@@ -38,6 +38,11 @@ class Row:
     evaluations: int
     published: Published | None
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Strategy, figure, mean, standard deviation and the published figure, for people."""
+        return self.strategy, self.metric, f"{self.mean:.2f}", f"{self.std:.2f}", str(self.published or "-")
+
 
 def all_strategies() -> Registry[type[Strategy]]:
     """The registry, with everything in segnas/strategies/ in it."""
@@ -55,6 +60,8 @@ def options_of(benchmark: TabularBenchmark, strategy: str, assignments: Sequence
     """
     kind = all_strategies()[strategy]
     config: Any = from_dict(kind.options, benchmark.table.options.get(strategy, {}))
+    if assignments and not to_dict(config):
+        raise UserError(f"{strategy} has no options; leave out {', '.join(assignments)}")
     try:
         options = to_dict(override(config, assignments))
     except UserError as error:

@@ -14,27 +14,30 @@ from typing import Any
 from segnas.config import replace
 from segnas.costs.budget import nearest_multiply_adds
 from segnas.errors import Diverged, UserError
-from segnas.plans import Plan
+from segnas.plans import RANDOM, Plan
 from segnas.runs.progress import console
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, family_of, from_json, identity, task_of
 from segnas.spaces.hand_made import DeepLabV3Plus, ResNet, UNet
 from segnas.spaces.width import widths
-from segnas.stages import architecture_stage, evaluate_splits, latency_stage, retrain_stage, splits_of
+from segnas.stages import architecture_stage, evaluate_splits, latency_stage, retrain_stage, search_stage, splits_of
 from segnas.systems.base import load_system
-from segnas.systems.settings import DEFAULT_PRESET, PRESETS, RunConfig, plain
+from segnas.systems.settings import DEFAULT_PRESET, PRESETS, ComparisonConfig, RunConfig, plain
 from segnas.tasks import tasks
 from segnas.training.evaluate import file_name
 from segnas.workplace import Workplace, beside
 
 HAND_MADE: dict[str, type] = {"unet": UNet, "deeplab-v3-plus": DeepLabV3Plus, "resnet": ResNet}
 FAILED = "failed.json"  # of a training that diverged: it is not tried again
+RANDOM_SEARCH = "random search"
+SHARED = ("encoder.safetensors",)  # files of a run that a second search over the same space starts with
 AUTO = {"segmentation": "unet", "classification": "resnet"}
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the comparison. kind: "searched", "hand-made" or "random"; folder: below the run, "." is the run itself."""
+    """One training of the comparison. kind: "searched", "hand-made", "random" or "random search"; folder: below the run, "." is
+    the run itself."""
 
     kind: str
     name: str
@@ -58,13 +61,26 @@ def trainings(config: RunConfig, system: str | None, task: str) -> list[Training
         kinds.append(("hand-made", AUTO[task] if asked.baseline == "auto" else asked.baseline))
         if asked.random and system is not None and load_system(system).typical is not None:
             kinds.append(("random", "random architectures of the same space"))
+    if by_random_search(config, system):
+        kinds.append((RANDOM_SEARCH, "random search of as many trials"))
     found = [Training(kind, name, number, folder(kind, name, number)) for number in range(asked.seeds) for kind, name in kinds]
     return sorted(found, key=lambda training: (training.number, [kind for kind, _ in kinds].index(training.kind)))
 
 
+def by_random_search(config: RunConfig, system: str | None) -> bool:
+    """Whether the search is repeated at random: it is asked for, and the search is one by trials that are not."""
+    if not config.comparison.random_search or system is None or load_system(system).estimator is None:
+        return False
+    return not system.startswith(f"{RANDOM}/") and config.search.strategy != RANDOM  # type: ignore[attr-defined]
+
+
 def folder(kind: str, name: str, number: int) -> str:
     """Where a training lies below its run; each network made by hand has places of its own."""
-    return "." if (kind, number) == ("searched", 0) else f"compared/{name if kind == 'hand-made' else kind}-{number}"
+    return (
+        "."
+        if (kind, number) == ("searched", 0)
+        else f"compared/{name if kind == 'hand-made' else kind.replace(' ', '-')}-{number}"
+    )
 
 
 def remaining(out: Path, config: RunConfig, system: str | None, task: str) -> int:
@@ -80,17 +96,35 @@ def compare(place: Workplace) -> None:
     for training in trainings(place.config, place.plan.system, place.dataset.task):
         if training.folder == "." or place.device.first(lambda one=training: _is_done(place, one)):  # type: ignore[misc]
             continue
-        architecture = found if training.kind == "searched" else _architecture(place, training, target)
         console.print(f"compared with: {training.name}, seed {_seed(place, training)}")
+        if training.kind == RANDOM_SEARCH:
+            _search_at_random(place, training)
+            summarize(place)
+            continue
+        architecture = found if training.kind == "searched" else _architecture(place, training, target)
         with child(place, training, architecture) as inner:
             architecture_stage(inner, architecture, {"from": training.kind, "compared_with": identity(found)})
             _train_and_score(inner, _label(training))
         summarize(place)
 
 
+def _search_at_random(place: Workplace, training: Training) -> None:
+    """A run directory of its own: the same search with the same estimator and number of trials, drawn at random, then trained."""
+    values = {"seed": _seed(place, training), "search": replace(place.config.search, strategy=RANDOM)}
+    none = ComparisonConfig(baseline="none", random=False)
+    config = replace(place.config, **values, comparison=none, time_limit=None)
+    out = place.run.path / training.folder
+    with beside(place, Plan(f"{RANDOM}/{place.plan.system}", place.plan.preset, place.plan.dataset, config), out) as inner:
+        for name in SHARED:
+            if place.run.has(name) and not inner.run.has(name):
+                inner.run.write_bytes(name, (place.run.path / name).read_bytes())
+        search_stage(inner)
+        _train_and_score(inner, _label(training))
+
+
 def _label(training: Training) -> str:
     """A short name before the figures of a training."""
-    return "random architecture" if training.kind == "random" else training.name
+    return {"random": "random architecture", RANDOM_SEARCH: RANDOM_SEARCH}.get(training.kind, training.name)
 
 
 def _train_and_score(inner: Workplace, name: str) -> None:

@@ -52,15 +52,17 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "the configu
 def override(config: C, assignments: Sequence[str] | str) -> C:
     """`config` with `key=value` assignments applied; keys are dotted paths, values are YAML (`lr=0.1`, `crop=[65, 129]`).
 
-    A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `layers` is not).
+    A key that is no full path may be its last part when only one path ends so (`epochs` is ambiguous, `layers` is not). Below a
+    field that is a dict any key may be set.
     """
     values = to_dict(config)
-    keys = dotted_keys(values)
+    keys, free = dotted_keys(values), free_mappings(type(config))
     for assignment in [assignments] if isinstance(assignments, str) else assignments:
         name, separator, text = assignment.partition("=")
         if not separator:
             raise UserError(f"'{assignment}' is no override; write key=value, for example {keys[0]}=...")
-        key = _full_key(name.strip(), keys)
+        inside = any(name.strip().startswith(f"{mapping}.") for mapping in free)
+        key = name.strip() if inside or name.strip() in free else _full_key(name.strip(), keys)
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -83,6 +85,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{name}"] = value
     return leaves
+
+
+def free_mappings(cls: Any, prefix: str = "") -> list[str]:
+    """The dotted paths of the fields that are dicts, whose keys are not fixed."""
+    found = []
+    for name, kind in typing.get_type_hints(cls).items():
+        if typing.get_origin(kind) is dict:
+            found.append(f"{prefix}{name}")
+        elif dataclasses.is_dataclass(kind):
+            found += free_mappings(kind, f"{prefix}{name}.")
+    return found
 
 
 def save_yaml(config: Mapping[str, Any]) -> str:
@@ -132,8 +145,8 @@ def _full_key(name: str, keys: Sequence[str]) -> str:
 
 def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, text: str) -> None:
     for part in parts[:-1]:
-        values = values[part]
-    if isinstance(values[parts[-1]], str):  # a word, as in `precision=32`, whatever YAML takes it for
+        values = values.setdefault(part, {})
+    if isinstance(values.get(parts[-1]), str):  # a word, as in `precision=32`, whatever YAML takes it for
         values[parts[-1]] = text if isinstance(value, (int, float)) else value
     else:
         values[parts[-1]] = _scientific(value)

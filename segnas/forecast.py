@@ -10,7 +10,6 @@ from typing import Any
 from segnas.config import override, replace
 from segnas.costs.budget import Fitted, fit, require_possible
 from segnas.costs.memory import available_memory
-from segnas.data.loading import Batch
 from segnas.data.transforms import seen_size
 from segnas.errors import UserError
 from segnas.plans import Plan
@@ -20,7 +19,8 @@ from segnas.spaces.width import filters_of, widths
 from segnas.systems.base import Job, load_system
 from segnas.tasks import tasks
 from segnas.training.device import Device
-from segnas.training.preflight import Measurement, Size, measure, require_disk, require_size, seconds_of, seconds_to_save
+from segnas.training.preflight import Measurement, Size, require_disk, require_size, seconds_to_save
+from segnas.training.rehearsal import rehearse
 from segnas.training.retrain import Retraining
 from segnas.training.timing import latency_meter
 
@@ -106,15 +106,11 @@ def measure_retraining(job: Job, architecture: Architecture) -> Measurement:
     this = Retraining(
         architecture, job.dataset, job.config.data, job.normalization, config, job.device, job.config.training_seed, weights
     )
-    batches = this.remaining_batches()
-    batch: Batch = next(batches)
-    loading = seconds_of(lambda: next(batches, None))
     family = family_of(architecture)
     key = widths[family].filters if hasattr(job.config, "network") and family in widths else ""
     filters = filters_of(architecture) if key else None
     size = Size(job.config.data.crop, config.batch_size, filters, "data.crop", "retrain.batch_size", key)
-    measured = measure("retrain", this.train_step, batch, this.steps, job.device.device, size, this.network)
-    measured = measured.with_loading(loading, job.config.data.workers)
+    measured = rehearse(this, "retrain", size, job.config.data.workers)
     splits = {split: len(images) for split, images in job.dataset.splits.items()}
     of_image = this.seconds_of_scoring(job.dataset, job.config.evaluation.split) / splits[job.config.evaluation.split]
     validations = -(-this.epochs // config.validate_every) if config.validate_every else 0
@@ -156,13 +152,19 @@ def as_measured(config: Any, measured: Sequence[Measurement]) -> Any:
 
 def lengthened(stage: Measurement, config: Any) -> Measurement:
     """A measurement made for other lengths of search and retraining, for those of `config`."""
-    epochs = {"search": getattr(getattr(config, "search", None), "epochs", stage.epochs), "retrain": config.retrain.epochs}
+    epochs = {"search": search_length(config) or stage.epochs, "retrain": config.retrain.epochs}
     if stage.epochs is None or (stage.stage == "retrain" and config.retrain.steps):
         return stage
     factor = epochs[stage.stage] / stage.epochs
     return dataclasses.replace(
         stage, steps=round(stage.steps * factor), seconds=stage.seconds * factor, epochs=epochs[stage.stage]
     )
+
+
+def search_length(config: Any) -> int | None:
+    """The epochs or trials of a search; None without one, or for one that has neither."""
+    search = getattr(config, "search", None)
+    return getattr(search, "epochs", None) or getattr(search, "trials", None)
 
 
 def whole_time(measured: Sequence[Measurement], config: Any, networks: int) -> float:
@@ -210,7 +212,8 @@ def sized_to_time(
     planned_seconds = whole_time(measured, chosen, networks)
     told = {"asked_seconds": limit, "used_seconds": None, "forecast_seconds": planned_seconds + apart}
     if "search" in stages:
-        told["search_epochs"] = [config.search.epochs, chosen.search.epochs]
+        kind = "search_epochs" if hasattr(config.search, "epochs") else "search_trials"
+        told[kind] = [search_length(config), search_length(chosen)]
     if "retrain" in stages:
         told["retrain_epochs"] = [config.retrain.epochs, chosen.retrain.epochs]
     return dataclasses.replace(asked, config=chosen), told

@@ -24,7 +24,7 @@ MovedData = Annotated[str | None, typer.Option("--data", metavar="DIR", help="wh
 Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="run directory to write")]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="quick, small or paper  [default: small]")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out")]
-Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="of DARTS cells: cifar, imagenet or segmentation")]
+Form = Annotated[str | None, typer.Option("--form", metavar="NAME", help="network of the cells: cifar, imagenet or segmentation")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="leave out the ONNX file")]
 Baseline = Annotated[
     str | None,
@@ -38,6 +38,8 @@ MaxLatency = Annotated[float | None, typer.Option("--max-latency-ms", metavar="M
 BudgetDevice = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda: where latency counts [default: the run's]")
 ]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=0, help="processes that do trials  [default: 0]")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="of a Ray cluster that does the trials")]
 Size = Annotated[str | None, typer.Option("--size", metavar="HxW", help="height x width of the input, such as 360x480")]
 NumClasses = Annotated[int | None, typer.Option("--classes", metavar="K", min=1, help="[default: the run's, else the papers']")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, with exact figures")]
@@ -88,6 +90,8 @@ def as_settings(
     time: str | None = None,
     baseline: str | None = None,
     seeds: int | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> list[str]:
     """The options that stand for settings, as `key=value`; those that are not given are left out."""
     values = {
@@ -98,6 +102,8 @@ def as_settings(
         "time_limit": None if time is None else parse_duration(time),
         "comparison.baseline": baseline,
         "comparison.seeds": seeds,
+        "execution.workers": workers,
+        "execution.ray": ray,
     }
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 

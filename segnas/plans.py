@@ -12,12 +12,15 @@ from typing import Any
 import segnas
 from segnas.config import flat, from_dict, override, replace, to_dict
 from segnas.data import absolute_data, task_of_data
+from segnas.errors import UserError
 from segnas.processes import program
 from segnas.runs.run import Run
-from segnas.systems.base import load_system, preset
+from segnas.systems.base import all_systems, load_system, preset
 from segnas.systems.settings import RunConfig, run_preset
+from segnas.user_files import absolute
 
-LENGTHS = ("epochs", "architecture_from_epoch")  # of a search, that a time limit chooses
+RANDOM = "random"  # the system that is told its space
+LENGTHS = ("epochs", "architecture_from_epoch", "trials")  # of a search, that a time limit chooses
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[st
 
     UserError for an unknown system, preset or key, a value that does not fit, or a system that is not for the data's task.
     """
+    system, overrides = over_space(system, overrides)
     config = preset_config(system, preset_name, task_of_data(data))
     return Plan(_system(system), preset_name, absolute_data(data), absolute_weights(override(config, overrides)))
 
@@ -52,6 +56,22 @@ def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[st
 def preset_config(system: str | None, preset_name: str, task: str) -> Any:
     """The configuration of a system's preset, or of one without a search, for a task; UserError as `plan` says."""
     return run_preset(preset_name, task) if system is None else preset(load_system(system), preset_name, task)
+
+
+def over_space(system: str | None, overrides: Sequence[str], stored: str | None = None) -> tuple[str | None, Sequence[str]]:
+    """`random` with the setting `space=NAME` as the system `random/NAME`, and the other settings.
+
+    stored: the system of a run that is gone on with, which need not be told its space again. Raises UserError when there is none.
+    """
+    if system != RANDOM:
+        return system, overrides
+    spaces = [word.removeprefix("space=") for word in overrides if word.startswith("space=")]
+    if not spaces and stored is not None and stored.startswith(f"{RANDOM}/"):
+        return stored, overrides
+    if not spaces:
+        known = ", ".join(one.name for one in all_systems() if one.space is not None)
+        raise UserError(f"say which space is to be searched: segnas run random space=NAME, a system's ({known}) or a Python file")
+    return f"{RANDOM}/{absolute(spaces[-1])}", [word for word in overrides if not word.startswith("space=")]
 
 
 def absolute_weights(config: Any) -> Any:
@@ -73,6 +93,7 @@ def planned(run: Run) -> Plan:
 def resumed(out: Path, system: str | None, data: str | None, preset_name: str | None, overrides: Sequence[str]) -> Plan:
     """The plan of the run in `out`, which what the command says must not contradict."""
     stored = planned(Run.open(out))
+    system, overrides = over_space(system, overrides, stored.system)
     dataset = stored.dataset if data is None else absolute_data(data)
     config = absolute_weights(override(stored.config, overrides))
     if stored.config.time_limit is not None:  # the lengths that it gave stand, whatever the command began with
@@ -101,4 +122,4 @@ def as_override(value: Any) -> str:
 
 def _system(name: str | None) -> str | None:
     """What config.yaml says of the system: its name, or a file wherever the run is continued from."""
-    return str(Path(name).absolute()) if name is not None and name.endswith(".py") else name
+    return name if name is None or name.startswith(f"{RANDOM}/") else absolute(name)

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from segnas.report.comparison import Comparison
+    from segnas.report.several import Several
+    from segnas.report.trials import Trial, TrialSearch
 
 WIDTH_OF_NO_TERMINAL = 160  # columns where the output goes to a file or a pipe
+LAST_TRIALS = 5
+COLORS = {"done": "", "running": "cyan", "stopped": "yellow", "failed": "red", "over budget": "dim"}
 
 
 def print_json(value: Any) -> None:
@@ -121,6 +126,76 @@ def summary(run_directory: Path) -> dict[str, Any]:
     return figures
 
 
+def print_runs(found: Several) -> None:
+    """A line for each run of a comparison within 80 columns, then what speaks against comparing them."""
+    rows = []
+    for member in found.members:
+        row = member.row
+        ended = "-" if row.trials is None else f"{row.trials}/{row.planned}" if row.planned is not None else str(row.trials)
+        scores = ["-" if score is None else f"{score:.2f}" for score in (row.best, row.val, row.test)]
+        rows.append(
+            (row.run, row.strategy or "-", ended, *scores, in_units(row.parameters, 1e6, 2), in_units(row.latency_ms, 1, 1))
+        )
+    print_table(("run", "strategy", "trials", "search", "val", "test", "M params", "ms"), rows, text_columns=2)
+    for text in found.warnings:
+        print(text)
+
+
+def trials_table(search: Mapping[str, Any]) -> Table:
+    """What search.json of a search by trials says, within 80 columns: two lines on the whole, then the last trials.
+
+    Raises UserError where it is no such search.
+    """
+    from segnas.config import from_dict
+    from segnas.report.trials import TrialSearch
+
+    found = from_dict(TrialSearch, search, "search.json")
+    trials = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("trial", "architecture"):
+        trials.add_column(name, no_wrap=True)
+    for name in (found.main.label, "parameters", "time"):
+        trials.add_column(name, justify="right", no_wrap=True)
+    trials.add_column("", no_wrap=True, overflow="ellipsis")
+    for trial in sorted(found.trials, key=lambda trial: trial.number)[-LAST_TRIALS:]:
+        trials.add_row(*_trial_cells(found, trial), style=COLORS[trial.status])
+    whole = Table.grid()
+    for line in _trials_in_lines(found):
+        whole.add_row(Text(line, no_wrap=True, overflow="ellipsis"))
+    whole.add_row(trials)
+    return whole
+
+
+def _trials_in_lines(found: TrialSearch) -> tuple[str, str]:
+    """How far a search has come and its best; then what runs, what failed, and the time that is left."""
+    from segnas.report.trial_charts import shown
+    from segnas.runs.progress import clock
+
+    ended, planned = len(found.ended), found.planned
+    best = found.best_trial
+    words = "no score yet" if best is None else f"best {found.main.noun} {shown(found.main.name, found.best_score)}"
+    first = [found.system, f"{ended}/{planned}" if planned is not None else str(ended), words]
+    first += [f"trial {best.number}, {best.id}"] if best is not None else []
+    second = [f"{len(found.having(status))} {status}" for status in ("running", "stopped", "failed") if found.having(status)]
+    if found.seconds is not None:
+        second.append(clock(found.seconds))
+        if planned is not None and 0 < ended < planned:
+            second.append(f"{clock(found.seconds / ended * max(0, planned - ended))} left")
+    return "  ".join(first), "  ".join(second)
+
+
+def _trial_cells(found: TrialSearch, trial: Trial) -> list[Text]:
+    """A row of the table of trials; a trial that runs has the time since it began."""
+    from segnas.runs.progress import clock
+
+    seconds, score, parameters = trial.seconds, found.score(trial), trial.costs.get("parameters")
+    if trial.status == "running" and found.seconds is not None and trial.started is not None:
+        seconds = max(0.0, found.seconds - trial.started)
+    about = [trial.status if trial.status != "done" else "", "judged again" if trial.stage == "rerank" else "", trial.error or ""]
+    figures = ["-" if score is None else f"{score:.4g}", "-" if parameters is None else f"{parameters:,.0f}"]
+    figures.append("-" if seconds is None else clock(seconds))
+    return [Text(cell) for cell in (str(trial.number), trial.id, *figures, ": ".join(filter(None, about)))]
+
+
 def _baselines(comparison: Comparison | None) -> dict[str, dict[str, float | None]]:
     """What each network that the run is compared with reaches on each split, the mean over seeds."""
     figures: dict[str, dict[str, float | None]] = {}
@@ -129,6 +204,6 @@ def _baselines(comparison: Comparison | None) -> dict[str, dict[str, float | Non
     for entry in comparison.entries:
         splits = dict.fromkeys(split for training in entry.runs for split in training.scores)
         if entry.kind != "searched" and splits:
-            name = "random" if entry.kind == "random" else entry.name
+            name = entry.kind.replace(" ", "_") if entry.drawn else entry.name
             figures[f"compared_{name}"] = {f"{comparison.metric}_{split}": entry.mean(split) for split in splits}
     return figures

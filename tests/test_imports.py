@@ -20,7 +20,7 @@ FLOORS = [  # the indented lines of the section, from the ground up
     if line.startswith("    ")
 ]
 FLOOR_OF = {group: floor for floor, groups in enumerate(FLOORS) for group in groups}
-DOORS = ("plans", "forecast", "workplace", "stages", "comparison", "api", "cli")  # what may know systems, besides themselves
+DOORS = ("plans", "forecast", "workplace", "stages", "comparison", "api", "verbs")  # what may know systems, besides themselves
 
 
 def module_name(path: Path) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from segnas.spaces.architecture import Architecture
+from segnas.training.preflight import Measurement
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,12 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Gives metrics and costs for an architecture."""
+    """Gives metrics and costs for an architecture. `str(estimator)` says in a few words how: "training of 5 epochs on ..."."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that it gives, the deciding one first; larger is better in each."""
+        ...
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """What the architecture costs, known without training it."""
@@ -40,4 +46,16 @@ class Estimator(Protocol):
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """What the next estimate is to know of those that are finished, in the order in which they were; plain values."""
+        ...
+
+
+class TrialEstimator(Estimator, Protocol):
+    """An estimator that a run's trials use: it knows what they will take, and what all of them share."""
+
+    def prepare(self) -> None:
+        """Make what all trials share, such as cached features, once, before the first of them; nothing when it is there."""
+        ...
+
+    def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
+        """What so many trials will take in time and memory with so many workers (0: in this process), from some real steps."""
         ...

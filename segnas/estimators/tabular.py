@@ -33,6 +33,9 @@ class Published:
     mean: float
     std: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -72,6 +75,14 @@ class TabularBenchmark(Estimator):
         self.name, self.folder = name, Path(folder)
         self.table = benchmarks[name]
         self.rows = _read(self.folder / self.table.file, self.table)
+
+    def __str__(self) -> str:
+        return f"the table of {self.name}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The one that a search sees."""
+        return (self.table.metric,)
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """parameters and multiply_adds, where the table has them."""
@@ -149,8 +160,9 @@ def _published(labels: Sequence[str], means: Sequence[float], stds: Sequence[flo
 
 
 # Dong and Yang, ICLR 2020 (arXiv 2001.00326), section 5: searches by the accuracy on CIFAR-10's validation images after 12
-# epochs, within 12,000 seconds of training, which 100 evaluations take; 500 runs. Their accuracy on CIFAR-10's test images is of
-# networks trained on all 50,000 images; the column c10_test_200 is of networks that were trained on half of them.
+# epochs, within 12,000 seconds of training; 500 runs. Here a search has 100 evaluations, with which random search reaches the
+# published figures. Their accuracy on CIFAR-10's test images is of networks trained on all 50,000 images; the column c10_test_200
+# is of networks that were trained on half of them.
 _LABELS = ("c10 val", "c100 val", "c100 test", "in16 val", "in16 test")
 benchmarks.register("nasbench201")(
     Table(

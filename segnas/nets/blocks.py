@@ -60,18 +60,21 @@ class ConvBNReLU(nn.Sequential):
 
 
 class FactorizedReduction(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 (or 4), the second on the map shifted by half a stride, concat, batch norm.
+    """ReLU (unless `relu` is false), two 1x1 convolutions of stride 2 (or 4), the second on the map shifted by half a stride,
+    concat, batch norm.
 
     (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)). Beyond the border the shifted branch reads zeros, as DARTS
     (Liu et al., ICLR 2019) would with padding; for even sizes at stride 2 it is the same.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 2, norm: Norm = backbone_norm) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 2, norm: Norm = backbone_norm, relu: bool = True
+    ) -> None:
         super().__init__()
         if out_channels < 2:
             raise ValueError("a factorized reduction has two branches and needs at least 2 output channels")
         self.shift = stride // 2
-        self.relu = nn.ReLU()
+        self.relu: nn.Module = nn.ReLU() if relu else nn.Identity()
         self.first = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, stride=stride, bias=False)
         self.second = nn.Conv2d(in_channels, out_channels // 2, 1, stride=stride, bias=False)
         self.norm = norm(out_channels)

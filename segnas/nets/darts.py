@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segnas.errors import UserError
-from segnas.nets.blocks import FactorizedReduction, Norm, ReLUConvBN, resize
+from segnas.nets.blocks import FactorizedReduction, Norm, ReLUConvBN
 from segnas.nets.cells import BlockGraph, chosen_operations
-from segnas.nets.heads import ASPP, ConvBNReLU, Decoder
-from segnas.spaces.darts import Darts, DartsCell, DartsOptions, Form, reductions
+from segnas.nets.heads import AuxiliarySegmentation, SegmentationHead
+from segnas.spaces.darts import Darts, DartsCell, DartsOptions, reductions
+from segnas.spaces.forms import Form
 
 STEM_MULTIPLIER = 3
 AUXILIARY_WIDTHS = (128, 768)
@@ -203,24 +204,6 @@ class Classifier(nn.Module):
         return out
 
 
-class SegmentationHead(nn.Module):
-    """ReLU, ASPP, the decoder with features of stride 4 (or none), a 1x1 convolution: -> (N, K, *size)."""
-
-    def __init__(self, options: DartsOptions, width: int, low_level_width: int, num_classes: int) -> None:
-        super().__init__()
-        self.aspp = ASPP(width, options.aspp_width, options.aspp_rates, options.dropout)
-        self.decoder: Decoder | None = None
-        if options.low_level_width:
-            self.decoder = Decoder(options.aspp_width, low_level_width, options.low_level_width, options.decoder_width)
-        self.logits = nn.Conv2d(options.decoder_width if options.low_level_width else options.aspp_width, num_classes, 1)
-
-    def forward(self, x: Tensor, low_level: Tensor, size: Sequence[int]) -> Tensor:
-        features = self.aspp(F.relu(x))
-        if self.decoder is not None:
-            features = self.decoder(features, F.relu(low_level))
-        return resize(self.logits(features), size)
-
-
 # Auxiliary heads, for training alone: (features, image size) -> logits ------------------------------------------------------
 
 
@@ -253,18 +236,6 @@ class AuxiliaryClassifier(nn.Module):
             )
         out: Tensor = self.linear(self.features(x).flatten(1))
         return out
-
-
-class AuxiliarySegmentation(nn.Module):
-    """ReLU, a 3x3 convolution to a quarter of the width, a 1x1 convolution: the auxiliary head of PSPNet and its followers."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.features = ConvBNReLU(width, max(1, width // 4), 3)
-        self.logits = nn.Conv2d(max(1, width // 4), num_classes, 1)
-
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        return resize(self.logits(self.features(F.relu(x))), size)
 
 
 AUXILIARY_HEADS: dict[Form, Callable[[int, int], nn.Module]] = {

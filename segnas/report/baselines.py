@@ -74,7 +74,7 @@ def comparison_table(comparison: Comparison) -> Markup:
 
 
 def _name(comparison: Comparison, entry: Entry) -> Markup:
-    about = [] if entry.kind == "random" else [str(entry.kind)]
+    about = [] if entry.drawn else [str(entry.kind)]
     about += [comparison.seeds_of(entry)] if entry in comparison.unfinished else []
     return join([_label(entry), tag("small", ", ".join(about)) if about else ""])
 
@@ -103,4 +103,4 @@ def _time(runs: Iterable[Training]) -> str:
 
 def _label(entry: Entry) -> str:
     """The entry at the head of a row: its name, or words that begin with a capital letter."""
-    return f"{entry.shown[:1].upper()}{entry.shown[1:]}" if entry.kind == "random" else entry.shown
+    return f"{entry.shown[:1].upper()}{entry.shown[1:]}" if entry.drawn else entry.shown

@@ -10,6 +10,7 @@ from segnas.report.comparison import EQUAL_COST, Comparison, Entry, score_in_wor
 from segnas.report.information import Evaluation, Information, Search, SearchEpoch
 from segnas.report.limits import Excess, excess_in_words
 from segnas.report.markup import count, listing, percent, plural, three_digits
+from segnas.report.trials import Objective, TrialSearch, failures, pooled_deviation, value_at
 from segnas.runs.progress import duration
 
 Level = Literal["problem", "caution", "note"]
@@ -25,6 +26,11 @@ ORIGIN = (
     "masks of 0 and ",
     "there was no ",
 )  # notes on where classes and splits come from, which stand with the data
+FEW_TRIALS = 20  # scored; random search finds one of the best 10 % with 88 % certainty in as many
+MANY_FAILURES = 0.2  # share of the trials that were trained
+EDGE = 0.95  # share of a limit above which the best is at its edge
+LATE = 0.9  # share of the trials after which a last best says that the search has not converged
+LEADING = 5  # trials among which the spread of the scores is held against what a seed changes
 UNDECIDED = 0.95  # share of the largest entropy at the end of a search
 
 
@@ -44,6 +50,7 @@ def cautions(information: Information) -> tuple[Caution, ...]:
         *_budget(information),
         *_comparison(information),
         *_search(information),
+        *_trials(information),
         *_circumstances(information),
     ]
     return tuple(sorted(found, key=lambda item: ORDER.index(item.level)))
@@ -112,7 +119,7 @@ def _budget(information: Information) -> Iterator[Caution]:
 def _comparison(information: Information) -> Iterator[Caution]:
     comparison = information.comparison
     if comparison is None or not comparison.differences:
-        if information.search is not None and information.evaluations:
+        if (information.search or information.trials) is not None and information.evaluations:
             text = "There is no comparison with baselines: a hand-made network of the same cost may do as well."
             yield Caution("note", text)
         return
@@ -122,7 +129,7 @@ def _comparison(information: Information) -> Iterator[Caution]:
         if difference.points <= 0:
             baseline = difference.baseline
             figures = f"{score_in_words(searched, split)} {comparison.metric} against {score_in_words(baseline, split)}"
-            lesson = "the search found nothing better than chance" if baseline.kind == "random" else "the simpler network will do"
+            lesson = "the search found nothing better than chance" if baseline.drawn else "the simpler network will do"
             yield Caution("caution", f"The searched network does not beat {baseline.shown} on {split}: {figures}; {lesson}.")
     yield from _unlike(information, comparison, searched)
     if comparison.one_seed:
@@ -176,6 +183,84 @@ def _search(information: Information) -> Iterator[Caution]:
         )
     if search.last_epoch is not None and kept.epoch != search.last_epoch:
         yield Caution("note", f"The kept architecture is the one of epoch {kept.epoch}; the search ran to {search.last_epoch}.")
+
+
+def _trials(information: Information) -> Iterator[Caution]:
+    """Of a search by trials: how far its best trial can be relied on."""
+    search = information.trials
+    if search is None:
+        return
+    ended, scored = len(search.ended), len(search.ranked)
+    if information.architecture is None:
+        planned = "" if search.planned is None else f" of {search.planned}"
+        yield Caution("note", f"The search has not ended: {ended}{planned} trials are over; the best may still change.")
+    yield from _failures(search)
+    if information.architecture is not None and scored < FEW_TRIALS:
+        yield Caution("caution", f"Only {plural(scored, 'trial')} {'has' if scored == 1 else 'have'} a score: chance chose more "
+                                 "than the search did.")  # fmt: skip
+    yield from _edge(search)
+    improved = search.by_number()
+    if information.architecture is not None and scored >= FEW_TRIALS and improved[-1][0] >= LATE * (search.ended[-1].number + 1):
+        yield Caution(
+            "caution",
+            f"The best was found in the last tenth (trial {improved[-1][0]:.0f} of {ended}): the search has not converged, and "
+            "more trials may well find better.",
+        )
+    yield from _leading(information, search)
+    yield from _random_search(information, search)
+
+
+def _failures(search: TrialSearch) -> Iterator[Caution]:
+    failed, trained = len(search.having("failed")), len(search.having("done", "stopped", "failed"))
+    if not failed:
+        return
+    first = failures(search)[0]
+    most = f"the most frequent reason ({plural(len(first.trials), 'trial')}): {first.reason}"
+    if failed == trained:
+        yield Caution("problem", f"All {plural(failed, 'trial')} failed; {most}.")
+    elif failed > MANY_FAILURES * trained:
+        yield Caution(
+            "caution", f"{failed} of {plural(trained, 'trial')} failed; {most}. What fails is never the best, however good."
+        )
+
+
+def _edge(search: TrialSearch) -> Iterator[Caution]:
+    best = search.best_trial
+    for name, limit in search.limits() if best is not None else ():
+        value = best.value(name) if best is not None else None
+        if value is not None and EDGE * limit <= value <= limit:
+            noun = Objective(name).noun
+            text = f"The best trial is at the edge of the budget ({noun}: {count(value)} of {count(limit)})"
+            yield Caution("note", f"{text}: with a larger one the search would likely find better.")
+
+
+def _leading(information: Information, search: TrialSearch) -> Iterator[Caution]:
+    """Whether the order of the leading trials is more than a seed changes, where that is known."""
+    leading = list({trial.id: search.score(trial) or 0.0 for trial in search.ranked}.values())[:LEADING]
+    spread, source = search.seed_spread(), "architectures that were tried with several seeds"
+    comparison = information.comparison
+    if spread is None and comparison is not None and comparison.metric == search.main.name:
+        spread = pooled_deviation([entry.scores(comparison.split) for entry in comparison.entries if entry.kind != "random"])
+        source = "the comparison with baselines"
+    if spread is not None and len(leading) == LEADING and (apart := abs(leading[0] - leading[-1])) < spread:
+        yield Caution(
+            "caution",
+            f"The best {LEADING} trials lie within {three_digits(apart)} of {search.main.noun}, and a seed changes it by "
+            f"{three_digits(spread)} (standard deviation, from {source}): their order is chance.",
+        )
+
+
+def _random_search(information: Information, search: TrialSearch) -> Iterator[Caution]:
+    """Whether random search, with as many trials, found an architecture that scores as well."""
+    for other in information.random_searches:
+        until = min(len(search.ended), len(other.ended))
+        ours, theirs = value_at(search.by_number(), until), value_at(other.by_number(), until)
+        if other.main == search.main and ours is not None and theirs is not None and not search.main.better(ours, theirs):
+            yield Caution(
+                "caution",
+                f"Random search found as good an architecture in as many trials ({search.main.noun} {three_digits(theirs)} "
+                f"against {three_digits(ours)}): the strategy brought nothing here.",
+            )
 
 
 def _cell(information: Information) -> Iterator[Caution]:

@@ -35,9 +35,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Entry:
-    """A network, or several random ones, and its trainings: one a seed, as far as they are finished."""
+    """A network, several random ones, or what a random search found, and the trainings that are finished: one a seed."""
 
-    kind: Literal["searched", "hand-made", "random"]
+    kind: Literal["searched", "hand-made", "random", "random search"]
     name: str
     runs: tuple[Training, ...] = ()
     note: str = ""
@@ -46,6 +46,11 @@ class Entry:
     def shown(self) -> str:
         """The name as its authors write it."""
         return NAMES.get(self.name, self.name)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance proposed its architectures: one for each training, or a whole search to choose from."""
+        return self.kind in ("random", "random search")
 
     def scores(self, split: str) -> tuple[float, ...]:
         """The figures of the trainings that were evaluated on the split, in percent."""
@@ -193,7 +198,7 @@ def beside(comparison: Comparison | None, split: str, metric: str, score: float 
 
 def _with_cost(baseline: Entry, searched: Entry) -> str:
     """The baseline with an article and what it costs beside the searched network."""
-    name = baseline.shown if baseline.kind == "random" else f"a {baseline.shown}"
+    name = baseline.shown if baseline.drawn else f"a {baseline.shown}"
     ours, theirs = searched.multiply_adds, baseline.multiply_adds
     if ours is None or theirs is None:
         return name

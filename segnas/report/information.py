@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from segnas.config import from_dict
 from segnas.report.comparison import Comparison
 from segnas.report.limits import Budget, TimeLimit
+from segnas.report.trials import Point, TrialSearch
 from segnas.runs.run import Run
 from segnas.tasks import Task, tasks
 
 T = TypeVar("T")
 Color = tuple[int, int, int]
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class SearchEpoch:
 
 @dataclass(frozen=True)
 class Search:
-    """search.json. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of the moves to half
-    the stride, the same stride and twice the stride out of the column before the layer, 0 where there is no such move.
+    """search.json of a search by gradients. alpha: (edges, operations) probabilities; beta: (layers, levels, 3) probabilities of
+    the moves to half the stride, the same stride and twice the stride out of the column before the layer, 0 where there is none.
 
     With two kinds of cell alpha is that of the normal cell; edge_weights: (edges,) shares of the edges into a block.
     """
@@ -355,6 +355,9 @@ class Information:
     comparison: Comparison | None = None
     budget: Budget | None = None
     time_limit: TimeLimit | None = None
+    trials: TrialSearch | None = None  # search.json of a search by trials, in place of `search`
+    random_searches: tuple[TrialSearch, ...] = ()  # those with the same budget that it is compared with
+    best_so_far: FoundArchitecture | None = None  # architecture_best.json of a search by trials that has not ended
 
     @property
     def task(self) -> Task:
@@ -395,8 +398,9 @@ class Information:
     @property
     def system(self) -> str | None:
         """The system that found the architecture, where a run knows it."""
-        if self.search is not None:
-            return self.search.system
+        searched = self.search or self.trials
+        if searched is not None:
+            return searched.system
         return self.architecture.provenance.get("system") if self.architecture else None
 
 
@@ -408,13 +412,15 @@ def read_comparison(run: Run) -> Comparison | None:
 def gather(run: Run) -> Information:
     """Read a run directory. Raises UserError for a file that is broken or does not fit."""
     panels = run.read_json("panels/panels.json") if run.has("panels/panels.json") else []
+    trials, compared = read_trials(run), read_comparison(run)
+    underway = trials is not None and not run.has("architecture.json")
     return Information(
         name=run.path.resolve().name,
         finished=_finished(run),
         config=run.config(),
         environment=_plain(run, "environment.json"),
         data=_read(run, Data, "data.json"),
-        search=_read(run, Search, "search.json"),
+        search=_read(run, Search, "search.json") if trials is None else None,
         architecture=_read(run, FoundArchitecture, "architecture.json"),
         retrain=_read(run, Retrain, "retrain.json"),
         curves=_curves(run, "retrain"),
@@ -425,10 +431,26 @@ def gather(run: Run) -> Information:
         parity=_read(run, Parity, "parity.json"),
         timing=_plain(run, "timing.json"),
         files={name: (run.path / name).stat().st_size for name in ("model.onnx", "model.safetensors") if run.has(name)},
-        comparison=read_comparison(run),
+        comparison=compared,
         budget=_read(run, Budget, "budget.json"),
         time_limit=_read(run, TimeLimit, "time.json"),
+        trials=trials,
+        random_searches=_random_searches(run, compared),
+        best_so_far=_read(run, FoundArchitecture, "architecture_best.json") if underway else None,
     )
+
+
+def read_trials(run: Run) -> TrialSearch | None:
+    """search.json of a search by trials; None where the run did not search, or by gradients."""
+    content = run.read_json("search.json") if run.has("search.json") else {}
+    return from_dict(TrialSearch, content, "search.json") if content.get("kind") == "trials" else None
+
+
+def _random_searches(run: Run, comparison: Comparison | None) -> tuple[TrialSearch, ...]:
+    """The random searches with the same budget that the comparison lists, each in its own run directory."""
+    entries = [entry for entry in comparison.entries if entry.kind == "random search"] if comparison else []
+    found = [read_trials(Run(run.path / training.folder)) for entry in entries for training in entry.runs]
+    return tuple(filter(None, found))
 
 
 def _evaluations(run: Run) -> tuple[Evaluation, ...]:

@@ -78,12 +78,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """time.json. search_epochs, retrain_epochs: the preset's and what they were sized to."""
+    """time.json. search_epochs or search_trials, retrain_epochs: the preset's and what they were sized to."""
 
     asked_seconds: float
     used_seconds: float | None = None
     forecast_seconds: float | None = None
     search_epochs: tuple[int, int] | None = None
+    search_trials: tuple[int, int] | None = None
     retrain_epochs: tuple[int, int] | None = None
 
 
@@ -121,8 +122,12 @@ def width_in_words(budget: Budget) -> str:
 def time_in_words(time: TimeLimit) -> str:
     """What was asked, what the epochs were sized to, the forecast and what was used."""
     sized = [
-        f"the {stage} has {plural(now, 'epoch')}{'' if now == preset else f' in place of the {preset} of the preset'}"
-        for stage, pair in (("search", time.search_epochs), ("retraining", time.retrain_epochs))
+        f"the {stage} has {plural(now, unit)}{'' if now == preset else f' in place of the {preset} of the preset'}"
+        for stage, unit, pair in (
+            ("search", "epoch", time.search_epochs),
+            ("search", "trial", time.search_trials),
+            ("retraining", "epoch", time.retrain_epochs),
+        )
         if pair is not None
         for preset, now in [pair]
     ]

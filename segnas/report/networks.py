@@ -29,7 +29,7 @@ HAND_MADE = {
 
 def network(information: Information) -> Section | None:
     """The path and the cell as drawings, or the JSON of a family that has none."""
-    found = information.architecture
+    found = information.architecture or information.best_so_far
     if found is None:
         return None
     hierarchical, darts = found.hierarchical(), found.darts()
@@ -133,13 +133,17 @@ def _json(values: Mapping[str, Any]) -> str:
 
 
 def _origin(information: Information) -> str:
-    found = information.architecture
+    found = information.architecture or information.best_so_far
     assert found is not None
     words = [f"Architecture {found.id}" if found.id else "The architecture"]
     if found.provenance.get("system"):
         words.append(f"found by {found.provenance['system']}")
     if information.kept_epoch is not None:
         words.append(f"at epoch {information.kept_epoch} of the search")
-    if information.search is None:
+    if information.trials is not None:
+        best = information.trials.best_trial
+        words += [f"trial {best.number} of the search"] if best is not None and best.id == found.id else []
+        words += ["the best so far, for the search has not ended"] if information.architecture is None else []
+    elif information.search is None:
         words.append("given to this run, which did not search itself")
     return f"{', '.join(words)}."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from segnas.report import baselines, comparison, conditions, courses, networks, pictures, sections
+from segnas.report import baselines, comparison, conditions, courses, networks, pictures, sections, trial_course
 from segnas.report.cautions import cautions
 from segnas.report.information import Information, gather
 from segnas.report.markup import Markup, count, join, listing, tag, three_digits
@@ -42,12 +42,17 @@ def render(information: Information, embedded: Sequence[pictures.PanelPictures],
         networks.network(information),
         sections.cost(information, published),
         courses.search(information),
+        trial_course.search(information),
         courses.retraining(information),
         sections.protocol(information),
     ]
     shown = [section for section in written if section is not None]
+    return document(f"{information.name}: segnas report", _header(information), shown, _footer(information))
+
+
+def document(title: str, header: Markup, shown: Sequence[Section], footer: Markup) -> str:
+    """HTML text of a page in the report's style, with a table of contents before its sections."""
     style = resources.files("segnas.report").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{information.name}: segnas report"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -57,7 +62,7 @@ def render(information: Information, embedded: Sequence[pictures.PanelPictures],
         tag("link", rel="icon", href="data:,"),
         Markup(f"<style>{style}</style>"),
     )
-    body = tag("body", _header(information), tag("div", _contents(shown), _main(shown), class_="columns"), _footer(information))
+    body = tag("body", header, tag("div", _contents(shown), _main(shown), class_="columns"), footer)
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
@@ -76,6 +81,8 @@ def in_words(information: Information) -> str:
         latency = information.latency
         under = conditions.answers(latency, information.cost)
         told.append(f"answers in {three_digits(latency.median_ms)} ms{under} on {latency.device}")
+    if not told and information.trials is not None:
+        return UNIT.sub("\\1\u00a0\\2", trial_course.progress_in_words(information.trials))
     if not told:
         return "Nothing has been measured yet."
     parity = information.parity

@@ -15,7 +15,7 @@ from segnas.report.markup import Markup, join, short, tag
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 36.0, 38.0
-HUES = ("a", "b", "c", "d")  # classes of report.css
+HUES = ("a", "b", "c", "d", "e", "f", "g", "h")  # classes of report.css
 MOST_POINTS = 240  # a chart is some 400 pixels wide: more points are averaged
 MOST_HOVERS = 80
 
@@ -78,11 +78,11 @@ def line_chart(chart: LineChart) -> Markup:
     series = [Series(line.name, thinned(line.points)) for line in chart.series if line.points]
     if not series:
         return Markup("")
-    x, y, y_ticks = _scales(chart, series)
+    x, y, y_ticks = scales(chart, series)
     drawing = tag(
         "svg",
-        _axes(chart, x, y, y_ticks),
-        _marks(chart, x),
+        axes(chart, x, y, y_ticks),
+        marks(chart, x),
         *(_line(line, hue, x, y) for line, hue in zip(series, HUES, strict=False)),
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
         role="img",
@@ -123,9 +123,9 @@ def histogram(title: str, values: Sequence[float], bins: int = 20) -> Markup:
     mark = LineChart("", "", (), marks=((middle, f"median {middle:.0f} %"),))
     drawing = tag(
         "svg",
-        _axes(chart, x, y, ticks),
+        axes(chart, x, y, ticks),
         *bars,
-        _marks(mark, x),
+        marks(mark, x),
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
         role="img",
         aria_label=label,
@@ -187,7 +187,8 @@ def _dots(row: DotRow, hue: str, y: float, x: Scale) -> Markup:
     return join(parts)
 
 
-def _scales(chart: LineChart, series: Sequence[Series]) -> tuple[Scale, Scale, list[float]]:
+def scales(chart: LineChart, series: Sequence[Series]) -> tuple[Scale, Scale, list[float]]:
+    """The scales of x and y that hold all points and marks with some room, and the ticks of y."""
     xs = [x for line in series for x, _ in line.points] + [x for x, _ in chart.marks]
     ys = [y for line in series for _, y in line.points]
     low, high = chart.y_range or (min(ys), max(ys))
@@ -205,13 +206,14 @@ def _scales(chart: LineChart, series: Sequence[Series]) -> tuple[Scale, Scale, l
     return x, y, nice_ticks(low, high)
 
 
-def _axes(chart: LineChart, x: Scale, y: Scale, y_ticks: Sequence[float]) -> Markup:
+def axes(chart: LineChart, x: Scale, y: Scale, y_ticks: Sequence[float], whole: bool = True) -> Markup:
+    """The grid, the ticks and the names of both axes; whole: only whole numbers along x."""
     parts = []
     for tick in y_ticks:
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid"))
         parts.append(tag("text", _tick(tick), x=LEFT - 7, y=y(tick) + 4, class_="tick end"))
     for tick in nice_ticks(x.low, x.high, 6):
-        if tick.is_integer():
+        if tick.is_integer() or not whole:
             parts.append(tag("text", _tick(tick), x=x(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle"))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(tag("text", chart.x_label, x=middle, y=HEIGHT - 4, class_="axis middle"))
@@ -220,7 +222,8 @@ def _axes(chart: LineChart, x: Scale, y: Scale, y_ticks: Sequence[float]) -> Mar
     return join(parts)
 
 
-def _marks(chart: LineChart, x: Scale) -> Markup:
+def marks(chart: LineChart, x: Scale) -> Markup:
+    """The vertical lines of a chart and what they say."""
     parts = []
     for position, text in chart.marks:
         right_half = position > (x.low + x.high) / 2

@@ -60,15 +60,15 @@ def _tiles(information: Information) -> list[Markup]:
     for evaluation in information.evaluations:
         images = evaluation.image_count
         below = [evaluation.split, *([plural(images, "image")] if images else []), *conditions.evaluation_notes(evaluation)]
-        tiles.append(_tile(evaluation.metric, percent(evaluation.score), ", ".join(below), main=True))
+        tiles.append(tile(evaluation.metric, percent(evaluation.score), ", ".join(below), main=True))
     if information.cost is not None:
         cost = information.cost
-        tiles.append(_tile("parameters", count(cost.parameters), f"{cost.parameters:,} deployed"))
-        tiles.append(_tile("multiply-adds", count(cost.multiply_adds), f"at {conditions.by(cost.size)}"))
+        tiles.append(tile("parameters", count(cost.parameters), f"{cost.parameters:,} deployed"))
+        tiles.append(tile("multiply-adds", count(cost.multiply_adds), f"at {conditions.by(cost.size)}"))
     if information.latency is not None:
         latency = information.latency
         on = [latency.device, conditions.by(latency.input[-2:]), *conditions.latency_notes(latency, information.cost)]
-        tiles.append(_tile("latency", f"{three_digits(latency.median_ms)} ms", ", ".join(on)))
+        tiles.append(tile("latency", f"{three_digits(latency.median_ms)} ms", ", ".join(on)))
     for name, size in list(information.files.items())[:1]:
         parity = information.parity
         checked = "not compared with the trained network"
@@ -78,11 +78,12 @@ def _tiles(information: Information) -> list[Markup]:
             size_of_images = conditions.other_size(parity, information.cost)
             checked = f"for images of {size_of_images}, " if size_of_images else ""
             checked += "same answers as trained" if parity.passed else "differs from the trained network"
-        tiles.append(_tile("model file", file_size(size), f"{name}, {checked}"))
+        tiles.append(tile("model file", file_size(size), f"{name}, {checked}"))
     return tiles
 
 
-def _tile(name: str, value: str, below: str, main: bool = False) -> Markup:
+def tile(name: str, value: str, below: str, main: bool = False) -> Markup:
+    """A card: a figure with its unit, its name above, what it is of below."""
     number, _, unit = value.partition(" ")
     shown = tag("span", number, tag("small", f" {unit}") if unit else "", class_="value")
     return tag("div", tag("span", name, class_="name"), shown, tag("span", below, class_="below"),

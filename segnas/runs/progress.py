@@ -24,15 +24,18 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_between_steps() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C (or SIGTERM) inside the block into `request.requested = True`; a second one stops at once."""
+def stop_between_steps(after: str = "this step") -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C (or SIGTERM) inside the block into `request.requested = True`; a second one stops at once.
+
+    after: what will still be done, as the message says.
+    """
     request = StopRequest()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if request.requested:
             raise KeyboardInterrupt
         request.requested = True
-        console.print("stopping after this step and saving (once more to stop at once)")
+        console.print(f"stopping after {after} and saving (once more to stop at once)")
 
     previous = {}
     with contextlib.suppress(ValueError):  # not in the main thread: nobody sends signals there

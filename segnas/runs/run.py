@@ -39,6 +39,7 @@ UNBEGUN = (".lock", "checkpoints", "config.yaml.partial")  # all that a run kill
 MAY_CHANGE = (
     *("segnas", "dataset", "device", "data.workers", "data.cache"),  # where and how is computed, not what
     *("search.engine", "search.recompute_cells"),
+    "execution",  # of trials
     *("budget", "comparison"),  # what comes after a search; workplace.py refuses a budget that comes too late
 )
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -21,6 +21,9 @@ from segnas.config import first_complaint
 from segnas.errors import Registry, UserError
 
 Architecture = Any  # an instance of a class in `families`: a frozen, hashable dataclass
+Input = tuple[tuple[int, int], int]  # ((height, width), classes)
+
+CITYSCAPES: Input = ((1025, 2049), 19)
 
 families: Registry[type] = Registry("architecture family")
 
@@ -36,6 +39,12 @@ def family_of(architecture: Architecture) -> str:
 def task_of(architecture: Architecture) -> str:
     """What its network predicts: "segmentation" (a class a pixel), unless the family says otherwise in an attribute `task`."""
     return str(getattr(architecture, "task", "segmentation"))
+
+
+def usual_input_of(architecture: Architecture) -> Input:
+    """((height, width), classes) with which papers count: Cityscapes, unless the family says otherwise in `usual_input`."""
+    usual: Input = getattr(architecture, "usual_input", CITYSCAPES)
+    return usual
 
 
 def to_json(architecture: Architecture) -> dict[str, Any]:

@@ -5,8 +5,9 @@ States 0 and 1 are the outputs of the two cells before, 2 + i is block i. Auto-D
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pydantic import ConfigDict
 
@@ -46,7 +47,14 @@ class Block:
                 raise ValueError(f"unknown operation '{operation}'{did_you_mean(operation, OPERATIONS)}")
 
 
-def require_earlier_states(blocks: tuple[Block, ...], where: str) -> None:
+class Reads(Protocol):
+    """Any family's block: it reads two states."""
+
+    @property
+    def inputs(self) -> tuple[int, int]: ...
+
+
+def require_earlier_states(blocks: Sequence[Reads], where: str) -> None:
     """Raise ValueError unless there is a block and each reads states before it. where: the path of the blocks in the JSON."""
     if not blocks:
         raise ValueError(f"{where} is empty; it needs at least one block")
@@ -54,6 +62,15 @@ def require_earlier_states(blocks: tuple[Block, ...], where: str) -> None:
         for place, state in enumerate(block.inputs):
             if not 0 <= state < number + 2:
                 raise ValueError(f"{where}.{number}.inputs.{place} is {state}, but block {number} has states 0 to {number + 1}")
+
+
+def require_states(chosen: Sequence[int], states: int, where: str) -> None:
+    """Raise ValueError unless there is one and all are among 0 .. states - 1. where: their path in the JSON of the cell."""
+    if not chosen:
+        raise ValueError(f"{where} is empty; it needs at least one state")
+    for place, state in enumerate(chosen):
+        if not 0 <= state < states:
+            raise ValueError(f"{where}.{place} is {state}, but the cell has states 0 to {states - 1}")
 
 
 def edge_offset(block: int) -> int:

@@ -11,8 +11,11 @@ generator samples, a table of indices rebuilds, a parent with one change mutates
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -71,6 +74,15 @@ class GrowingSpace(Space, Protocol):
 
 
 search_spaces: Registry[Callable[[], Space]] = Registry("search space")  # each at the size of its paper
+
+
+def all_spaces() -> Registry[Callable[[], Space]]:
+    """The registered spaces, those of every file of this package among them."""
+    import segnas.spaces as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segnas.spaces.{module.name}")
+    return search_spaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +144,26 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
         place = _first_difference(values, to_json(rebuilt))
         raise NotInSpace(f"the architecture is not in this space: it differs at {place}, which the space fixes")
     return choices
+
+
+def stages_of(space: Any) -> list[Space]:
+    """The stages of a space that grows, the smallest first; any other space is its only one."""
+    return [space.stage(number) for number in range(1, space.stages + 1)] if hasattr(space, "grow") else [space]
+
+
+def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
+    """As `choices_of`; of a space that grows, in the last of its stages that holds the architecture."""
+    return choices_of(stages_of(space)[stage_of(space, architecture) - 1], architecture)
+
+
+def stage_of(space: Space, architecture: Architecture) -> int:
+    """The last stage, from 1, of a space that grows which holds the architecture; 1 for any other space. Raises NotInSpace."""
+    stages = stages_of(space)
+    for number in range(len(stages), 1, -1):
+        with contextlib.suppress(NotInSpace):
+            choices_of(stages[number - 1], architecture)
+            return number
+    return 1
 
 
 def encode(space: Space, architecture: Architecture) -> dict[str, int]:
@@ -242,6 +274,35 @@ def size(space: Space) -> int:
         else:
             total *= prod(counts[name] for name in group)
     return total
+
+
+def discover(space: Space) -> dict[str, tuple[Choice, ...]]:
+    """Every choice that can be found, by name, each with one Choice for every list of options that it was seen with.
+
+    Found by trial: from random architectures on, every option that is offered anywhere is chosen once, all else kept as it was.
+    What shows only when several answers come together may be missed.
+    """
+    generator = np.random.default_rng(0)
+    found: dict[tuple[str, tuple[Any, ...]], Choice] = {}
+    chosen: set[tuple[str, Any]] = set()
+    waiting: list[tuple[tuple[Choice, ...], Choice]] = []
+
+    def note(choices: tuple[Choice, ...]) -> None:
+        for choice in choices:
+            chosen.add((choice.name, choice.option))
+            if (choice.name, choice.options) not in found:
+                found[choice.name, choice.options] = choice
+                waiting.append((choices, choice))
+
+    for _ in range(BASES):
+        note(replay(space, lambda name, options: int(generator.integers(len(options))))[1])
+    while waiting:
+        choices, choice = waiting.pop()
+        for index, option in enumerate(choice.options):
+            if (choice.name, option) not in chosen:
+                note(_replay_changed(space, choices, choice.name, index, generator)[1])
+    names = dict.fromkeys(name for name, _ in found)
+    return {name: tuple(choice for choice in found.values() if choice.name == name) for name in names}
 
 
 class _Dependences:

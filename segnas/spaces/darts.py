@@ -17,18 +17,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from segnas.errors import UserError, did_you_mean
-from segnas.spaces.architecture import Architecture, families
-from segnas.spaces.cells import Block, require_earlier_states
+from segnas.spaces.architecture import Input, families
+from segnas.spaces.cells import Block, require_earlier_states, require_states
 from segnas.spaces.choice import Choose, search_spaces
+from segnas.spaces.forms import INPUTS, Form, forms_for, task_of_form
 from segnas.spaces.width import register_widths
 
-Form = Literal["cifar", "imagenet", "segmentation"]
-FORMS: tuple[Form, ...] = get_args(Form)
 BLOCKS = 4
 OPERATIONS = (  # the order of the columns of alpha
     "none",
@@ -54,12 +52,7 @@ class DartsCell:
 
     def __post_init__(self) -> None:
         require_earlier_states(self.blocks, "blocks")
-        states = len(self.blocks) + 2
-        if not self.concat:
-            raise ValueError("concat is empty; it needs at least one state")
-        for place, state in enumerate(self.concat):
-            if not 0 <= state < states:
-                raise ValueError(f"concat.{place} is {state}, but the cell has states 0 to {states - 1}")
+        require_states(self.concat, len(self.blocks) + 2, "concat")
 
 
 @dataclass(frozen=True)
@@ -94,15 +87,10 @@ class DartsOptions:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
 
 
-USUAL = {  # (channels, layers) of a form: the paper's, and ours for segmentation
+USUAL: dict[Form, tuple[int, int]] = {  # (channels, layers) of a form: the paper's, and ours for segmentation
     "cifar": (36, 20),
     "imagenet": (48, 14),
     "segmentation": (32, 12),
-}
-INPUTS = {  # ((height, width), classes) that a form's published figures are for; Cityscapes for segmentation
-    "cifar": ((32, 32), 10),
-    "imagenet": ((224, 224), 1000),
-    "segmentation": ((1025, 2049), 19),
 }
 
 
@@ -120,15 +108,21 @@ class Darts:
     @property
     def task(self) -> str:
         """What the form predicts."""
-        return _task_of_form(self.network.form)
+        return task_of_form(self.network.form)
+
+    @property
+    def usual_input(self) -> Input:
+        """((height, width), classes) that the form's published figures are for."""
+        return INPUTS[self.network.form]
 
     def forms_for(self, task: str) -> list[str]:
         """The forms of network, of the same cells, that predict this."""
-        return [form for form in FORMS if _task_of_form(form) == task]
+        return forms_for(task)
 
-
-def _task_of_form(form: str) -> str:
-    return "segmentation" if form == "segmentation" else "classification"
+    def in_form(self, form: Form) -> Darts:
+        """The same cells as another form of network, of the usual channels and layers of that form."""
+        channels, layers = USUAL[form]
+        return dataclasses.replace(self, network=DartsOptions(form=form, channels=channels, layers=layers))
 
 
 register_widths(
@@ -168,19 +162,6 @@ class DartsSpace:
 def reductions(layers: int) -> tuple[int, ...]:
     """The numbers of the reduction cells among 0 .. layers - 1."""
     return tuple(sorted({layers // 3, 2 * layers // 3}))
-
-
-def with_form(architecture: Architecture, form: str) -> Darts:
-    """The architecture's cells as another form of network, of the usual channels and layers of that form.
-
-    Raises UserError for an unknown form, and for a family that has none.
-    """
-    if not isinstance(architecture, Darts):
-        raise UserError("only DARTS cells come in several forms; leave out --form")
-    if form not in FORMS:
-        raise UserError(f"unknown form '{form}'{did_you_mean(form, FORMS)}")
-    channels, layers = USUAL[form]
-    return dataclasses.replace(architecture, network=DartsOptions(form=form, channels=channels, layers=layers))  # type: ignore[arg-type]
 
 
 def cell_of(pairs: Sequence[Sequence[tuple[int, str]]]) -> DartsCell:

@@ -182,13 +182,13 @@ class TransNasMacroSpace:
 
     def mutate(self, architecture: Architecture, generator: np.random.Generator) -> TransNasMacro:
         """One module is changed, uniformly over all changes that are legal; the depth stays."""
-        if not isinstance(architecture, TransNasMacro):
-            raise NotInSpace(f"the architecture is not in this space: it is a {type(architecture).__name__}")
         others = tuple(self.neighbours(architecture))
         return others[int(generator.integers(len(others)))]
 
-    def neighbours(self, architecture: TransNasMacro) -> Iterator[TransNasMacro]:
-        """Every legal architecture of the same depth with one other module."""
+    def neighbours(self, architecture: Architecture) -> Iterator[TransNasMacro]:
+        """Every legal architecture of the same depth with one other module; raises NotInSpace for one of another family."""
+        if not isinstance(architecture, TransNasMacro):
+            raise NotInSpace(f"the architecture is not in this space: it is a {type(architecture).__name__}")
         modules = architecture.modules
         for place, module in itertools.product(range(architecture.depth), MODULES):
             changed = (*modules[:place], module, *modules[place + 1 :])

@@ -15,20 +15,22 @@ Several workers: `ask` may be called again before the last proposal has its resu
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from segnas.config import configuration, from_dict
 from segnas.errors import Registry, UserError
 from segnas.randomness import numpy_generator
+from segnas.runs.trials import Status
 from segnas.spaces.architecture import Architecture, identity
 from segnas.spaces.choice import Space
-
-Status = Literal["running", "done", "stopped", "failed", "over budget"]
+from segnas.user_files import import_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Strategy(ABC):
     def __init__(self, space: Space, seed: int, options: Mapping[str, Any] | None = None, objectives: int = 1) -> None:
         """options: settings by name, the others have their defaults. Raises UserError for one that is unknown or does not fit."""
         self.space, self.seed, self.objectives = space, seed, objectives
-        self.config: Any = from_dict(self.options, options or {}, where="the strategy's options")
+        self.config: Any = settings_of(type(self), options or {})
         self.asked = 0  # how many were proposed
 
     def ask(self) -> Architecture:
@@ -90,6 +92,34 @@ class Strategy(ABC):
 
 
 strategies: Registry[type[Strategy]] = Registry("strategy")
+
+
+def settings_of(kind: type[Strategy], options: Mapping[str, Any]) -> Any:
+    """The configuration of a strategy; UserError for a setting that is unknown or does not fit."""
+    return from_dict(kind.options, options, where="the strategy's options")
+
+
+def load_strategy(name: str) -> type[Strategy]:
+    """The strategy of that name, or the one in a Python file (`my_strategy.py`); UserError names the nearest."""
+    import segnas.strategies as package
+
+    for part in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segnas.strategies.{part.name}")
+    if not name.endswith(".py"):
+        return strategies[name]
+    module = import_file(name, f"a strategy is a name ({', '.join(strategies)}) or a Python file")
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    found = [value for value in own if issubclass(value, Strategy)]
+    if len(found) != 1:
+        raise UserError(f"{name} must hold exactly one Strategy, found {len(found)}; docs/adding_a_strategy.md shows how")
+    if found[0] not in [strategies[one] for one in strategies]:
+        raise UserError(f"{name} must register its strategy, @strategies.register(NAME); docs/adding_a_strategy.md shows how")
+    return found[0]
+
+
+def name_of(kind: type[Strategy]) -> str:
+    """The name under which a strategy is registered, which its options go by."""
+    return next(name for name in strategies if strategies[name] is kind)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The neighbours of an architecture, those with one other choice, are tried in random order. The first that scores better is the
 next place to climb from; where none does the climb is over and another begins at random. Nothing is proposed twice before
-everything was.
+everything was: what an earlier climb tried is known, and followed where it is better.
 
 Several workers: while results are awaited the climb goes on from the best that is known. When all neighbours are proposed the
 next climb begins, and a result of the former that comes later is not followed.
@@ -28,7 +28,7 @@ class LocalSearch(Strategy):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.seen: dict[Architecture, None] = {}  # proposed so far, in order
+        self.seen: dict[Architecture, float | None] = {}  # proposed so far, in order, with the scores that are known
         self.climb_began = 0  # the number of its first proposal
         self.place: tuple[Architecture, float] | None = None  # where the climb has got to, with its score
         self.untried: list[Architecture] | None = None  # neighbours of the place, the next one last; None: not listed yet
@@ -40,26 +40,33 @@ class LocalSearch(Strategy):
             if self.place is not None:
                 self.climb_began, self.place, self.untried = self.asked, None, None
             proposal = self._start(generator)
-        self.seen[proposal] = None
+        self.seen.setdefault(proposal, None)
         return proposal
 
     def tell(self, result: Result) -> None:
-        if result.score is None or result.number < self.climb_began:
+        if result.score is None:
+            return
+        self.seen[result.architecture] = result.score
+        if result.number < self.climb_began:
             return
         if self.place is None or result.score > self.place[1]:
             self.place, self.untried = (result.architecture, result.score), None
 
     def _neighbour(self, generator: np.random.Generator) -> Architecture | None:
-        """A neighbour of the place that was not proposed yet, or None."""
+        """A neighbour of the place that was not proposed yet; None where there is none, nor a better one that is known."""
         assert self.place is not None
-        if self.untried is None:
-            around = list(neighbours(self.space, self.place[0], generator))
-            self.untried = [around[index] for index in generator.permutation(len(around))]
-        while self.untried:
+        while True:
+            if self.untried is None:
+                around = list(neighbours(self.space, self.place[0], generator))
+                self.untried = [around[index] for index in generator.permutation(len(around))]
+            if not self.untried:
+                return None
             architecture = self.untried.pop()
             if architecture not in self.seen:
                 return architecture
-        return None
+            score = self.seen[architecture]
+            if score is not None and score > self.place[1]:
+                self.place, self.untried = (architecture, score), None
 
     def _start(self, generator: np.random.Generator) -> Architecture:
         """A random architecture that was not proposed yet, while there is one."""
@@ -78,7 +85,7 @@ class LocalSearch(Strategy):
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
-            "seen": [to_json(architecture) for architecture in self.seen],
+            "seen": [{"architecture": to_json(architecture), "score": score} for architecture, score in self.seen.items()],
             "climb_began": self.climb_began,
             "place": None if self.place is None else {"architecture": to_json(self.place[0]), "score": self.place[1]},
             "untried": None if self.untried is None else [to_json(architecture) for architecture in self.untried],
@@ -87,7 +94,7 @@ class LocalSearch(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.seen = dict.fromkeys(map(from_json, state["seen"]))
+        self.seen = {from_json(entry["architecture"]): entry["score"] for entry in state["seen"]}
         self.climb_began = int(state["climb_began"])
         place, untried = state["place"], state["untried"]
         self.place = None if place is None else (from_json(place["architecture"]), place["score"])

@@ -205,13 +205,15 @@ def preflight(job: Job) -> Measurement:
     return supernet_search.preflight(Search(job))
 
 
+def space(config: AutoDeepLabConfig) -> AutoDeepLabSpace:
+    """What is searched: paths and cells over the operations, without `none`, which is never chosen."""
+    chosen = tuple(name for name in config.search.operations if name != "none")
+    return AutoDeepLabSpace(config.search.layers, config.search.blocks, chosen, config.network)
+
+
 def typical(config: AutoDeepLabConfig) -> AutoDeepLab:
     """A random architecture of the space that is searched: about what the search will find, in size and time."""
-    search = config.search
-    space = AutoDeepLabSpace(
-        search.layers, search.blocks, tuple(name for name in search.operations if name != "none"), config.network
-    )
-    return sample(space, numpy_generator(config.seed, "typical"))
+    return sample(space(config), numpy_generator(config.seed, "typical"))
 
 
 def quick() -> AutoDeepLabConfig:
@@ -266,5 +268,7 @@ SYSTEM = System(
     preflight=preflight,
     typical=typical,
     sized=supernet_search.sized,
+    space=space,
+    space_settings=("layers", "blocks", "operations"),
 )
 systems.register(SYSTEM.name)(SYSTEM)

@@ -9,22 +9,22 @@ Everything after the search (retrain, evaluate, export, report) needs the archit
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from segnas.data.base import Dataset
 from segnas.data.transforms import Normalization
 from segnas.errors import Registry, UserError
+from segnas.estimators.base import TrialEstimator
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture
+from segnas.spaces.choice import Space
 from segnas.systems.settings import RunConfig
 from segnas.training.device import Device
 from segnas.training.preflight import Measurement
+from segnas.user_files import import_file
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class System:
     typical: configuration -> an architecture of the kind that will be retrained, for estimates of its time and memory.
     sized: (configuration, factor) -> the same with a search about `factor` times as long, at least the shortest that makes sense
     (None: its length cannot be chosen). presets: for segmentation, empty for a system that does not search for it;
-    task_presets: those for other tasks, by task.
+    task_presets: those for other tasks, by task. space: configuration -> what is searched, which depends on its `network` and,
+    of its `search`, on `space_settings`. estimator: of a system that searches by trials: Job -> what tells how good an
+    architecture is.
     """
 
     name: str
@@ -60,6 +62,9 @@ class System:
     typical: Callable[[Any], Architecture] | None = None
     sized: Callable[[Any, float], Any] | None = None
     task_presets: Mapping[str, Mapping[str, Callable[[], Any]]] = field(default_factory=dict)
+    space: Callable[[Any], Space] | None = None
+    space_settings: tuple[str, ...] = ()
+    estimator: Callable[[Job], TrialEstimator] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -72,29 +77,19 @@ class System:
 
 
 systems: Registry[System] = Registry("system")
+families_of_systems: Registry[Callable[[str], System]] = Registry("family of systems")  # "random/NAME" is one of "random"
 
 
 def load_system(name: str) -> System:
     """The system of that name, or the one in a Python file (`my_system.py`); UserError names the nearest."""
     _import_all()
+    prefix, separator, rest = name.partition("/")
+    if separator and prefix in families_of_systems:
+        return families_of_systems[prefix](rest)
     if not name.endswith(".py"):
         return systems[name]
-    path = Path(name).resolve()
-    if not path.is_file():
-        raise UserError(f"there is no file {name}; a system is a name ({', '.join(systems)}) or a Python file")
-    module_name = f"segnas_system_{path.with_suffix('')}"  # the whole path: two files may have one name
-    if module_name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(module_name, path)
-        assert specification is not None
-        assert specification.loader is not None
-        module = importlib.util.module_from_spec(specification)
-        sys.modules[module_name] = module
-        try:
-            specification.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    found = [value for value in vars(sys.modules[module_name]).values() if isinstance(value, System)]
+    module = import_file(name, f"a system is a name ({', '.join(systems)}) or a Python file")
+    found = [value for value in vars(module).values() if isinstance(value, System)]
     if len(found) != 1:
         raise UserError(f"{name} must hold exactly one System, found {len(found)}; docs/adding_a_system.md shows how")
     return found[0]

@@ -300,10 +300,15 @@ def preflight(job: Job) -> Measurement:
     return supernet_search.preflight(Search(job))
 
 
+def space(config: DartsConfig) -> DartsSpace:
+    """What is searched: pairs of cells over the operations, without `none`, which is never chosen."""
+    chosen = tuple(name for name in config.search.operations if name != "none")
+    return DartsSpace(config.search.blocks, chosen, config.network)
+
+
 def typical(config: DartsConfig) -> Darts:
     """A random architecture of the space that is searched: about what the search will find, in size and time."""
-    chosen = tuple(name for name in config.search.operations if name != "none")
-    return sample(DartsSpace(config.search.blocks, chosen, config.network), numpy_generator(config.seed, "typical"))
+    return sample(space(config), numpy_generator(config.seed, "typical"))
 
 
 def quick() -> DartsConfig:
@@ -396,5 +401,7 @@ SYSTEM = System(
     preflight=preflight,
     typical=typical,
     sized=supernet_search.sized,
+    space=space,
+    space_settings=("blocks", "operations"),
 )
 systems.register(SYSTEM.name)(SYSTEM)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -32,11 +33,13 @@ class ComparisonConfig:
 
     baseline: a network made by hand ("auto": a U-Net, or a ResNet where an image has one class; "none": no other network at all,
     and of seeds the searched network's alone).
-    random: a random architecture of the same space, too. seeds: how many trainings of each.
+    random: a random architecture of the same space, too. random_search: of a system that searches by trials, as many trials with
+    the same estimator, but drawn at random, and the best of them. seeds: how many trainings of each.
     """
 
     baseline: Literal["auto", "unet", "deeplab-v3-plus", "resnet", "none"] = "auto"
     random: bool = True
+    random_search: bool = False
     seeds: PositiveInt = 1
 
 
@@ -71,6 +74,11 @@ def plain(config: RunConfig) -> RunConfig:
     """The settings of training alone, as `segnas retrain` of a known architecture has them: no budget, nothing beside."""
     values = {name: getattr(config, name) for name in ("seed", "data", "device", "retrain", "evaluation", "export")}
     return RunConfig(**values, comparison=ComparisonConfig(baseline="none"))
+
+
+def of_every_run(config: RunConfig) -> dict[str, Any]:
+    """The settings that every run has, of a configuration that may have more, by name: for another one to begin with."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}
 
 
 run_presets: Registry[Callable[[], RunConfig]] = Registry("preset")  # for segmentation

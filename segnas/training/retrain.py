@@ -214,12 +214,14 @@ class Retraining:
             self.settle()
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
-        """The loss of a step. output: logits, or with an auxiliary head (logits, logits of the head)."""
+        """The loss of a step. output: logits, or with an auxiliary head (logits, logits of the head, or a tuple of several)."""
         config = self.config
-        logits, auxiliary = output if config.auxiliary_weight else (output, None)
+        logits, auxiliary = output if config.auxiliary_weight else (output, ())
         options = (self.class_weights, config.label_smoothing, self.device.average)
         loss = cross_entropy(logits, labels, *options)
-        return loss if auxiliary is None else loss + config.auxiliary_weight * cross_entropy(auxiliary, labels, *options)
+        for head in auxiliary if isinstance(auxiliary, tuple) else (auxiliary,):
+            loss = loss + config.auxiliary_weight * cross_entropy(head, labels, *options)
+        return loss
 
     def settle(self) -> list[float]:
         """Read the losses that are still on the device; all losses of this epoch. UserError when one is no number."""

@@ -19,10 +19,12 @@ from typing import Any
 
 from segnas import config
 from segnas.errors import UserError, did_you_mean
-from segnas.spaces import auto_deeplab, hand_made  # noqa: F401  (file their families)
 from segnas.spaces.architecture import Architecture, family_of, from_json, read_architecture
-from segnas.spaces.darts import with_form
+from segnas.spaces.choice import all_spaces
+from segnas.spaces.forms import has_forms, with_form
 from segnas.spaces.hand_made import HAND_MADE
+
+all_spaces()  # files the families of all published architectures
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def in_form(entry: ZooEntry, form: str) -> ZooEntry:
 
     An entry without forms is returned as it is. Raises UserError for an unknown form.
     """
-    if family_of(entry.architecture) != "darts" or form == entry.architecture.network.form:
+    if not has_forms(entry.architecture) or form == entry.architecture.network.form:
         return entry
     about = {key: entry.paper[key] for key in ("title", "authors", "venue", "arxiv", "network")}
     return ZooEntry(entry.name, with_form(entry.architecture, form), {**about, **entry.paper.get("forms", {}).get(form, {})})
@@ -62,7 +64,7 @@ def in_form(entry: ZooEntry, form: str) -> ZooEntry:
 def find(name_or_path: str, form: str | None = None) -> Architecture:
     """The architecture of this zoo name, in this JSON file, or in this run directory; raises UserError when there is none.
 
-    form: of the network of DARTS cells, with that form's usual channels and layers; None leaves it as it is.
+    form: of the network of its cells, with that form's usual sizes; None leaves it as it is.
     """
     found = _find(name_or_path)
     return found if form is None else with_form(found, form)

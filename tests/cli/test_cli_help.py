@@ -12,9 +12,12 @@ import pytest
 import typer
 from command_line import segnas
 
-from segnas.cli import app, main
+from segnas.cli import main
+from segnas.verbs import app
 
-VERBS = ["run", "search", "retrain", "evaluate", "predict", "export", "report", "latency", "count", "zoo", "systems"]
+VERBS = [
+    *("run", "search", "retrain", "evaluate", "predict", "export", "report", "compare", "latency", "count", "zoo", "systems"),
+]
 HELPS = [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")]
 
 

@@ -12,7 +12,6 @@ from types import ModuleType
 import pytest
 import typer
 
-from segnas.cli import app
 from segnas.config import override
 from segnas.costs.latency import UNSTEADY
 from segnas.data.layouts import HELD_OUT
@@ -22,6 +21,7 @@ from segnas.spaces.darts import DartsOptions
 from segnas.systems.base import all_systems, load_system, preset
 from segnas.systems.settings import run_preset
 from segnas.training.evaluate import EvaluationConfig
+from segnas.verbs import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -84,6 +84,27 @@ def test_size_and_enumeration_agree_with_the_plain_count(space, expected):
     assert series == expected
 
 
+@pytest.mark.parametrize("space", [Independent(), Permutations(), Conditional(), ThroughAnother(), SMALL])
+def test_every_choice_and_option_is_discovered(space):
+    """As enumeration meets them."""
+    expected, found = set(), set()
+
+    class Recorded:
+        def architecture(self, choose):
+            def record(name, options, node=False):
+                expected.update((name, option, node) for option in options)
+                return choose(name, options, node)
+
+            return space.architecture(record)
+
+    for _ in itertools.islice(choice.enumerate_space(Recorded()), 10_000):
+        pass
+    for name, seen in choice.discover(space).items():
+        assert all(one.name == name for one in seen)
+        found |= {(name, option, one.node) for one in seen for option in one.options}
+    assert found == expected
+
+
 def test_enumeration_of_a_small_auto_deeplab_space_equals_brute_force():
     paths = [p for p in itertools.product(range(4), repeat=3) if all(abs(a - b) <= 1 for a, b in itertools.pairwise((0, *p)))]
     cells = list(itertools.product(range(2), SMALL.operations, range(2), SMALL.operations))

@@ -20,8 +20,6 @@ from segnas.spaces.cells import Block
 from segnas.spaces.choice import NotInSpace
 from segnas.spaces.darts import (
     CHOSEN,
-    FORMS,
-    INPUTS,
     OPERATIONS,
     USUAL,
     Darts,
@@ -30,8 +28,8 @@ from segnas.spaces.darts import (
     DartsSpace,
     cell_of,
     reductions,
-    with_form,
 )
+from segnas.spaces.forms import FORMS, INPUTS, with_form
 
 PUBLISHED = ("darts-v1", "darts-v2", "pc-darts")
 SPACE = DartsSpace()
@@ -222,9 +220,9 @@ def test_an_unknown_form_and_another_family_are_met_with_one_line():
     published = zoo.load("darts-v2").architecture
     with pytest.raises(UserError, match="unknown form 'segmentaton'; did you mean 'segmentation'"):
         with_form(published, "segmentaton")
-    with pytest.raises(UserError, match="only DARTS cells come in several forms"):
+    with pytest.raises(UserError, match="the networks of this family come in one form; leave out --form"):
         with_form(zoo.load("auto-deeplab-s").architecture, "cifar")
-    with pytest.raises(UserError, match="only DARTS cells"):
+    with pytest.raises(UserError, match="come in one form"):
         with_form(NetworkOptions(), "cifar")
 
 

@@ -1,0 +1,210 @@
+"""Searches that try one architecture after the other: ask, check, try, tell, whatever strategy, space and estimator are.
+
+    while there are trials left:
+        a worker is free:      architecture = strategy.ask(); over budget: told at once, else stored as running and handed over
+        a worker is finished:  its result is stored, told to the strategy, shown
+
+What survives is in the store (trial_state.py). Whatever died, a trial that is "running" when a search goes on is done once more,
+with the same seed; nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from segnas.config import replace as config_replace
+from segnas.errors import Interrupted, UserError
+from segnas.estimators.base import TrialEstimator
+from segnas.randomness import numpy_generator
+from segnas.runs.execution import make_executor
+from segnas.runs.outcomes import Executor, Outcome, Task
+from segnas.runs.progress import StageProgress, console, stop_between_steps
+from segnas.runs.trials import TrialStore
+from segnas.spaces.architecture import Architecture, from_json
+from segnas.spaces.choice import Space, sample, stages_of
+from segnas.systems.base import Job, System
+from segnas.systems.settings import RunConfig
+from segnas.systems.trial_records import Records
+from segnas.systems.trial_state import Round, TrialSearch
+from segnas.systems.trial_work import perform
+from segnas.training.preflight import Measurement
+
+ATTEMPTS = 3  # a trial whose worker died is run again twice at most
+OVER_BUDGET = 1000  # proposals in a row that break a constraint: the space has hardly any that keep it
+FAILING_FROM = 10  # finished trials from which on the share of failures counts
+SAVE_EVERY = 30.0  # seconds between checkpoints of the strategy, which only save the time of a replay
+
+
+def search(job: Job, system: System) -> Architecture:
+    """From the training set to an architecture: the best that was tried. Goes on with the trials that the store holds."""
+    this = TrialSearch(job, system)
+    if len(this.objectives.objectives) > 1 and not this.multi_objective:
+        first = this.objectives.objectives[0].name
+        console.print(f"note: {this.config.strategy} follows {first} alone; the Pareto front is of all that it tries")
+    directions = [objective.direction for objective in this.objectives.objectives]
+    name, location = str(job.run.path.absolute()), job.config.execution.storage or job.run.path / "trials.sqlite"
+    store = TrialStore.open(location, name, directions, [objective.name for objective in this.objectives.objectives])
+    full = TrialStore.open(location, f"{name} full training", ["maximize"])
+    elsewhere = bool(job.config.execution.workers or job.config.execution.ray)
+    executor = make_executor(job.config.execution, perform if elsewhere else this.bench.perform)
+    records = Records(this)
+    try:
+        this.bench.estimator.prepare()  # here, where it is shown and can be stopped, not in the workers
+        this.resume(Round("search", store, this.space, job.config.seed))
+        carry_out(this, this.round, this.config.trials, this.propose, this.take, executor, records)
+        if not this.ranked:
+            raise UserError(f"no trial of the search succeeded; {reasons(this.round)}")
+        if this.stage < len(stages_of(this.space)):
+            stage = f"stage {this.stage} of {len(stages_of(this.space))}"
+            console.print(
+                f"note: the trials ended in {stage}; kept is the best of these smaller architectures (more search.trials)"
+            )
+        found, score = from_json(this.best()[0].architecture), this.score(this.best()[0])
+        told = f"kept: trial {this.best()[0].number}, {this.objectives.objectives[0].name} {abs(score):.4g}"
+        if this.config.rerank:
+            found, told = rerank(this, Round("rerank", full, this.space, job.config.seed), executor, records)
+        records.write(final=True)
+    finally:
+        executor.close()
+        store.close()
+        full.close()
+    console.print(told)
+    return found
+
+
+def rerank(this: TrialSearch, round: Round, executor: Executor, records: Records) -> tuple[Architecture, str]:
+    """Train the best once more, longer, by the recipe of retraining; the best by that, and what to say of it."""
+    waiting = this.best(this.config.rerank)[len(round.trials) :]
+    records.full = round
+
+    def begin() -> Task:
+        trial = waiting.pop(0)
+        return this.task(round.begin(from_json(trial.architecture), trial.costs, {}))
+
+    def take(outcome: Outcome) -> None:
+        common = {"seconds": outcome.seconds, "machine": outcome.machine}
+        if outcome.kind != "ok":
+            round.finish(outcome.number, "failed", error=outcome.error, **common)
+            return
+        metrics = outcome.result["metrics"]
+        round.finish(outcome.number, "done", values=(next(iter(metrics.values())),), metrics=metrics, costs={}, **common)
+
+    carry_out(this, round, len(round.trials) + len(waiting), begin, take, executor, records)
+    done = [trial for trial in round.trials if trial.status == "done"]
+    if not done:
+        raise UserError(f"no full training of the best trials succeeded; {reasons(round)}")
+    best = max(done, key=lambda trial: ((trial.values or (0.0,))[0], -trial.number))
+    figure = f"{next(iter(best.metrics))} {(best.values or (0.0,))[0]:.4g}"
+    return from_json(best.architecture), f"kept: {best.id}, {figure} by full training"
+
+
+def carry_out(
+    this: TrialSearch,
+    round: Round,
+    planned: int,
+    begin: Callable[[], Task | None],
+    take: Callable[[Outcome], None],
+    executor: Executor,
+    records: Records,
+) -> None:
+    """Trials until `planned` are finished, those first that were running when the search was stopped."""
+    again = [this.task(trial) for trial in round.trials if trial.status == "running"]
+    done = round.begun() - round.counts()["running"]
+    before, started, saved = this.seconds, time.monotonic(), time.monotonic()
+    broken = 0  # proposals in a row that break a constraint
+    with stop_between_steps("the trials that run") as stop, StageProgress(round.kind, planned, done) as progress:
+        while True:
+            while executor.free() and not stop.requested and (again or round.begun() < planned):
+                task = again.pop(0) if again else begin()
+                broken = broken + 1 if task is None else 0
+                if broken == OVER_BUDGET:
+                    raise UserError(f"{OVER_BUDGET} proposals in a row broke a constraint ({round.trials[-1].error}); loosen it")
+                if task is not None:
+                    executor.submit(task)
+                records.write()
+            if not round.counts()["running"] or (stop.requested and executor.free() == executor.workers):
+                break
+            for outcome in executor.wait(timeout=1.0):
+                trial = round.trials[outcome.number]
+                if outcome.kind == "died" and trial.attempts < ATTEMPTS:
+                    console.print(f"note: trial {trial.number} is run again: {outcome.error}")
+                    again.append(this.task(round.again(trial.number)))
+                    continue
+                take(outcome)
+                this.seconds = before + time.monotonic() - started
+                progress.step()
+                records.show(round, round.trials[outcome.number], planned, progress)
+                require_successes(round, this.job.config.execution.failing_share)
+            records.write()
+            if time.monotonic() - saved > SAVE_EVERY:
+                this.save()
+                saved = time.monotonic()
+        this.seconds = before + time.monotonic() - started
+        this.save()
+        records.write(final=True)
+        if stop.requested:
+            raise Interrupted(f"the search is saved after {round.begun()} of {planned} trials")
+
+
+def require_successes(round: Round, share: float) -> None:
+    """Raise UserError when more than this share of the trials fails."""
+    failed, finished = round.counts()["failed"], round.begun() - round.counts()["running"]
+    if finished >= FAILING_FROM and failed > share * finished:
+        raise UserError(f"{failed} of {finished} trials failed, more than execution.failing_share={share:g}; {reasons(round)}")
+
+
+def reasons(round: Round) -> str:
+    """Why trials failed, the most frequent first."""
+    found = Counter(trial.error for trial in round.trials if trial.status == "failed")
+    told = "; ".join(f"{count} x {error}" for error, count in found.most_common(3))
+    return f"the reasons: {told}" if told else "none was finished"
+
+
+def preflight(job: Job, system: System) -> Measurement:
+    """What the search will cost, from what its estimator measures on a random architecture."""
+    this = TrialSearch(job, system)
+    execution, trials = job.config.execution, this.config.trials
+    architecture = sample(this.space, numpy_generator(job.config.seed, "preflight"))
+    measured = this.bench.estimator.preflight(architecture, trials, execution.workers)
+    if not this.config.rerank:
+        return measured
+    full = this.bench.full_training.preflight(architecture, this.config.rerank, execution.workers)
+    memory = max(measured.memory_bytes, full.memory_bytes)
+    return replace(measured, seconds=measured.seconds + full.seconds, memory_bytes=memory)
+
+
+def trial_system(
+    name: str,
+    paper: str,
+    state: str,
+    config: type[RunConfig],
+    presets: Mapping[str, Callable[[], Any]],
+    task_presets: Mapping[str, Mapping[str, Callable[[], Any]]],
+    space: Callable[[Any], Space],
+    estimator: Callable[[Job], TrialEstimator],
+) -> System:
+    """A system that searches by trials: what is its own is its space, its estimator and its presets."""
+    made = System(
+        name=name,
+        paper=paper,
+        state=state,
+        config=config,
+        presets=presets,
+        task_presets=task_presets,
+        search=lambda job: search(job, made),
+        preflight=lambda job: preflight(job, made),
+        typical=lambda config: sample(space(config), numpy_generator(config.seed, "typical")),
+        sized=sized,
+        space=space,
+        estimator=estimator,
+    )
+    return made
+
+
+def sized(config: Any, factor: float) -> Any:
+    """The configuration of a run with about `factor` times as many trials, at least 4."""
+    return config_replace(config, search=config_replace(config.search, trials=max(4, int(config.search.trials * factor))))

@@ -1,0 +1,223 @@
+"""The search by trials: what is asked, stored, told and kept, and that nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_search import Drawn
+
+import segnas
+from segnas import api
+from segnas.errors import Interrupted, UserError
+from segnas.runs.run import Run
+from segnas.runs.trials import Trial, TrialStore
+from segnas.systems.base import load_system
+from segnas.systems.trial_state import TrialSearch
+
+SYSTEM = str(Path(__file__).with_name("tiny_trials.py"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(Drawn().write(tmp_path_factory.mktemp("drawn")))
+
+
+def search(data: str, out: Path, *settings: str, resume: bool = False) -> dict[str, Any]:
+    """A search of 12 trials, and search.json."""
+    api.search(SYSTEM, None if resume else data, out, "quick", settings, resume)
+    return found(out)
+
+
+def found(out: Path) -> dict[str, Any]:
+    return json.loads((out / "search.json").read_text())
+
+
+def stored(out: Path) -> list[Trial]:
+    store = TrialStore.open(out / "trials.sqlite", str(out.absolute()), [one["direction"] for one in found(out)["objectives"]])
+    try:
+        return store.trials()
+    finally:
+        store.close()
+
+
+def test_the_best_of_all_trials_is_kept(data: str, tmp_path: Path) -> None:
+    told = search(data, tmp_path / "run")
+    rows = told["trials"]
+    assert [row["number"] for row in rows] == list(range(12))
+    assert {row["status"] for row in rows} == {"done"}
+    best = max(rows, key=lambda row: row["metrics"]["mIoU"])
+    assert told["best"] == best["number"]
+    assert json.loads((tmp_path / "run" / "architecture.json").read_text())["id"] == best["id"]
+    assert [trial.id for trial in stored(tmp_path / "run")] == [row["id"] for row in rows]
+    lines = Run(tmp_path / "run").metrics("search")
+    running_best = [line["value"] for line in lines if line["name"] == "best"]
+    assert running_best == [max(row["metrics"]["mIoU"] for row in rows[: place + 1]) for place in range(12)]
+
+
+def test_the_same_seed_proposes_the_same_with_any_number_of_workers(data: str, tmp_path: Path) -> None:
+    runs = [search(data, tmp_path / name, *settings) for name, settings in {"a": [], "b": ["execution.workers=2"]}.items()]
+    first, second = ([(row["id"], row["seed"], row["metrics"]) for row in run["trials"]] for run in runs)
+    assert first == second
+    other = search(data, tmp_path / "c", "seed=1")
+    assert [row["id"] for row in other["trials"]] != [row["id"] for row in runs[0]["trials"]]
+
+
+def test_what_breaks_a_constraint_is_never_trained_and_not_counted(data: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    told = search(data, tmp_path / "run", 'search.constraints=["parameters <= 1005"]', f"search.log={log}", "search.trials=5")
+    counts = Counter(row["status"] for row in told["trials"])
+    assert counts["done"] == 5
+    assert counts["over budget"] > 0
+    assert len(log.read_text().splitlines()) == 5
+    assert all((row["costs"]["parameters"] <= 1005) == (row["status"] == "done") for row in told["trials"])
+    assert all(row["error"] == "breaks parameters <= 1,005" for row in told["trials"] if row["status"] == "over budget")
+
+
+def test_a_constraint_that_nothing_keeps_ends_the_search_with_a_line(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1000 proposals in a row broke a constraint \(breaks parameters <= 10\); loosen it"):
+        search(data, tmp_path / "run", 'search.constraints=["parameters <= 10"]')
+
+
+def test_failures_are_failed_with_their_reason_and_the_search_goes_on(data: str, tmp_path: Path) -> None:
+    settings = ["search.failing=0.1", "search.nans=0.1", "search.hungry=0.1", "search.trials=40", "search.strategy=evolution"]
+    told = search(data, tmp_path / "run", *settings, "search.options.evolution.population=4")
+    errors = Counter(row["error"] for row in told["trials"] if row["status"] == "failed")
+    assert set(errors) == {
+        "Diverged: the loss is no number at step 3",
+        "Diverged: mIoU is no number",
+        "out of memory: CUDA out of memory. Tried to allocate 9.00 GiB",
+    }
+    assert all(trial.values is None for trial in stored(tmp_path / "run") if trial.status == "failed")
+    assert sum(errors.values()) + sum(row["status"] == "done" for row in told["trials"]) == 40
+
+
+def test_too_many_failures_end_the_search_with_their_reasons(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trials failed, more than execution.failing_share=0.5; the reasons: \d+ x Diverged"):
+        search(data, tmp_path / "run", "search.failing=0.9", "search.trials=40")
+    with pytest.raises(UserError, match="no trial of the search succeeded; the reasons: 3 x Diverged"):
+        search(data, tmp_path / "few", "search.failing=1.0", "search.trials=3")
+
+
+def test_trials_that_are_stopped_early_have_a_score_and_are_never_the_best(data: str, tmp_path: Path) -> None:
+    told = search(data, tmp_path / "run", "search.stopping=0.5", "search.trials=30")
+    stopped = [row for row in told["trials"] if row["status"] == "stopped"]
+    assert stopped
+    assert all(row["metrics"]["mIoU"] >= 0 for row in stopped)
+    done = [row for row in told["trials"] if row["status"] == "done"]
+    assert told["best"] == max(done, key=lambda row: row["metrics"]["mIoU"])["number"]
+
+
+def test_two_objectives_leave_the_pareto_set_as_files(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    told = search(
+        data, out, "search.trials=40", "search.maximize=[mIoU]", "search.minimize=[parameters]", "search.strategy=nsga2"
+    )
+    points = {row["id"]: (row["metrics"]["mIoU"], -row["costs"]["parameters"]) for row in told["trials"]}
+    front = {
+        one
+        for one, point in points.items()
+        if not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points.values())
+    }
+    by_value = {points[one] for one in front}  # of architectures that are equal in both, one stands for all
+    files = {path.stem for path in (out / "pareto").glob("*.json")}
+    assert {points[one] for one in files} == by_value
+    assert len(files) == len(by_value)
+    assert {row["id"] for row in told["trials"] if row["number"] in told["pareto"]} == files
+
+
+def test_the_best_are_trained_again_in_full(data: str, tmp_path: Path) -> None:
+    told = search(data, tmp_path / "run", "search.rerank=2", "search.rerank_epochs=1")
+    again = [row for row in told["trials"] if row["stage"] == "rerank"]
+    first = sorted(
+        {row["id"]: row["metrics"]["mIoU"] for row in told["trials"] if row["stage"] == "search"}.items(), key=lambda x: -x[1]
+    )
+    assert len(again) == 2
+    assert {row["id"] for row in again} <= {one for one, score in first if score >= first[1][1]}
+    best = max(again, key=lambda row: row["metrics"]["mIoU"])
+    assert json.loads((tmp_path / "run" / "architecture.json").read_text())["id"] == best["id"]
+
+
+def test_a_worker_that_dies_is_replaced_and_its_trial_run_again_twice_at_most(data: str, tmp_path: Path) -> None:
+    deadly = tmp_path / "left"
+    deadly.write_text("2")
+    told = search(data, tmp_path / "a", f"search.deadly={deadly}", "execution.workers=1", "search.trials=3")
+    assert [(row["status"], row["attempts"]) for row in told["trials"]] == [("done", 3), ("done", 1), ("done", 1)]
+    deadly.write_text("3")
+    told = search(data, tmp_path / "b", f"search.deadly={deadly}", "execution.workers=1", "search.trials=3")
+    assert [(row["status"], row["attempts"]) for row in told["trials"]] == [("failed", 3), ("done", 1), ("done", 1)]
+    assert told["trials"][0]["error"] == "the worker died (signal 9)"
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution", "reinforce", "progressive", "tpe"])
+def test_stopping_and_going_on_is_never_stopping(
+    strategy: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"search.strategy={strategy}", "search.failing=0.1"]
+    whole = search(data, tmp_path / "whole", *settings)
+    out, count = tmp_path / "parts", 0
+    original = TrialSearch.take
+
+    def interrupted(self: TrialSearch, outcome: Any) -> None:
+        nonlocal count
+        count += 1
+        if count in (2, 7):
+            raise KeyboardInterrupt  # the trial is done, and not yet stored
+        original(self, outcome)
+
+    monkeypatch.setattr(TrialSearch, "take", interrupted)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            search(data, out, *settings, resume=resume)
+    parts = search(data, out, *settings, resume=True)
+    kept = ("number", "status", "id", "seed", "metrics", "costs", "error", "attempts")
+    assert [{key: row[key] for key in kept} for row in parts["trials"]] == [
+        {key: row[key] for key in kept} for row in whole["trials"]
+    ]
+    assert parts["best"] == whole["best"]
+    first, second = (
+        [(line["name"], line["value"]) for line in Run(path).metrics("search")] for path in (tmp_path / "whole", out)
+    )
+    assert first == second
+
+
+def test_a_search_of_another_strategy_does_not_go_on(data: str, tmp_path: Path) -> None:
+    search(data, tmp_path / "run")
+    (tmp_path / "run" / "architecture.json").unlink()
+    with pytest.raises(UserError, match=r"started with search\.strategy=random, not evolution"):
+        search(data, tmp_path / "run", "search.strategy=evolution", resume=True)
+
+
+def test_a_strategy_and_its_options_are_checked_before_anything_is_written(data: str, tmp_path: Path) -> None:
+    for settings, message in {
+        ("search.strategy=evolutoin",): "unknown strategy 'evolutoin'; did you mean 'evolution'",
+        ("search.strategy=evolution", "search.options.evolution.populaton=4"): "unknown key 'populaton'",
+        ("search.maximize=[mIuO]",): "there is nothing called 'mIuO'",
+        ('search.constraints=["parameters < 5"]',): "'parameters < 5' is no constraint",
+        ('search.constraints=["mIoU >= 5"]',): "constraints are on costs",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            search(data, tmp_path / "run", *settings)
+        assert not (tmp_path / "run").exists()
+
+
+def test_random_search_over_the_space_of_another_system(data: str, tmp_path: Path) -> None:
+    system = load_system("random/darts")
+    config = system.presets["quick"]()
+    assert config.search.strategy == "random"
+    assert config.network == load_system("darts").presets["quick"]().network
+    with pytest.raises(UserError, match="say which space is to be searched"):
+        segnas.search("random", data=data, out=tmp_path / "run", preset="quick")
+    with pytest.raises(UserError, match="unknown space 'dart'; did you mean 'darts'"):
+        segnas.search("random", data=data, out=tmp_path / "run", preset="quick", overrides=["space=dart"])
+
+
+def test_a_stop_between_trials_saves_and_says_how_far(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segnas.runs.progress import StopRequest
+
+    monkeypatch.setattr(StopRequest, "requested", property(lambda self: len(list((tmp_path / "run").glob("search.json"))) > 0))
+    with pytest.raises(Interrupted, match=r"the search is saved after \d+ of 12 trials"):
+        search(data, tmp_path / "run")
