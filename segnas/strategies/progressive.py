@@ -7,11 +7,12 @@ the best `beam` by its word are tried. What follows the last stage, and the whol
     results so far -> predictor -> a pool of candidates not yet proposed (mutations of the best found, and random ones)
                    -> the next `refit` proposals: the candidates of the highest predicted scores
 
+It takes the first objective, and of proposals at work at the same time each its own candidate: no two are the same.
+
     paper                                        here
     all of stage 1, K = 256 of later ones        the same; `first` and `beam` make a smaller search of it
     ends with the last stage                     goes on as above
     a stage begins when the last has ended       when all of it is proposed: what has no result yet counts as predicted
-    fine-tunes the best 256 by their scores      up to whoever reads the results
 """
 
 from __future__ import annotations
