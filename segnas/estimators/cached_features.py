@@ -1,0 +1,283 @@
+"""The estimator of dense prediction cells: the cell and the decoder alone learn, on features that are computed once.
+
+Source: Chen et al., NeurIPS 2018 (arXiv 1809.04184), section 3.3: a small encoder whose features are cached, a short training
+with early stopping, the mean IoU on images that it has not seen.
+
+    training images -> held-out images, the others
+    the others      -> encoder -> random views -> cached features and labels (once, shared by all workers)
+    a candidate     -> trained on these, a few steps -> mean IoU on the held-out images, whole, also from cached features
+
+| the paper                                                     | here                                                   |
+|---------------------------------------------------------------|--------------------------------------------------------|
+| encoder MobileNet-v2, trained on ImageNet, COCO and the set   | given weights, or trained on the images not held out   |
+| its features are cached; how many views is not said           | `cached_samples` random views, the same for all        |
+| early stopping; when is not said                              | after `patience` validations without a new best        |
+| the best of the search are then trained in full and ranked    | whoever asks for estimates does it                     |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from segnas.config import configuration, to_dict
+from segnas.costs.counts import count
+from segnas.data.base import Dataset
+from segnas.data.loading import TrainingBatches
+from segnas.data.transforms import DataConfig, Normalization, scaled_size, seen_size
+from segnas.errors import Diverged, UserError
+from segnas.estimators.base import Estimate
+from segnas.estimators.encoder_training import EncoderConfig, train_encoder
+from segnas.estimators.encoding import encode_images, encode_views, endless
+from segnas.estimators.feature_cache import build_or_load, fingerprint
+from segnas.nets.blocks import resize
+from segnas.nets.dpc import DpcHead, make_encoder
+from segnas.nets.mobilenet_v2 import MobileNetV2
+from segnas.randomness import forked, numpy_generator
+from segnas.runs.run import Run, first_difference
+from segnas.spaces.architecture import Architecture, family_of
+from segnas.spaces.dpc import Dpc, DpcOptions
+from segnas.tasks import tasks
+from segnas.tasks.base import Scores, confusion_matrix, cross_entropy, scores
+from segnas.training.device import Device
+from segnas.training.inference import upsampled
+from segnas.training.optimization import adamw, parameter_groups, polynomial, set_learning_rate, sgd
+
+CACHED = ("maps.0", "maps.1", "labels")  # low-level features, features, labels
+ENCODED = 8  # views that the encoder sees at once
+
+
+@configuration
+class CachedFeatureConfig:
+    """How a candidate is judged.
+
+    cached_samples: random views of training images whose features are kept. held_out: training images that candidates are scored
+    on. steps, batch_size: of a candidate's training; its learning rate falls to 0 over all steps (poly, power 0.9).
+    validate_every: steps between two scores. patience: scores without a new best after which the training ends; 0: it never does.
+    encoder: how the encoder is trained where no weights are given.
+    """
+
+    cached_samples: PositiveInt = 1000
+    held_out: PositiveInt = 50
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 8
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = 0.003
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # adamw: its first beta
+    weight_decay: NonNegativeFloat = 1e-4
+    validate_every: PositiveInt = 100
+    patience: NonNegativeInt = 3
+    encoder: EncoderConfig = EncoderConfig()
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.cached_samples:
+            raise ValueError(f"batch_size={self.batch_size} is more than cached_samples={self.cached_samples}")
+
+
+class CachedFeatureEstimator:
+    """Judges dense prediction cells (see Estimator), each a function of architecture and seed alone.
+
+    The features are in `folder`, where several processes share them, and are computed when an estimate first needs them, or by
+    `prepare`; so is the encoder when no weights are given (encoder.safetensors in the folder).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: DataConfig,
+        normalization: Normalization,
+        device: Device,
+        config: CachedFeatureConfig,
+        folder: Path,
+        encoder: Mapping[str, Tensor] | None = None,
+        *,
+        network: DpcOptions,
+        seed: int,
+    ) -> None:
+        """encoder: its weights (the state of `nets.dpc.make_encoder(network)`), None to have it trained. network: what all
+        candidates share. seed: of the held-out images, the views and the encoder's training.
+
+        Raises UserError for a data set without labels of pixels, and when it has too few images.
+        """
+        if not tasks[dataset.task].dense:
+            raise UserError(f"dense prediction cells need a class for every pixel, and {dataset.name} has one class an image")
+        device.require_right_gradients()
+        images = len(dataset.splits["train"])
+        if config.held_out >= images:
+            raise UserError(f"held_out={config.held_out} leaves none of the {images} training images; set it to less")
+        self.dataset, self.data, self.normalization, self.device = dataset, data, normalization, device
+        self.config, self.folder, self.network, self.seed = config, folder, network, seed
+        self.weights = encoder
+        order = numpy_generator(seed, "held out").permutation(images).tolist()
+        self.held_out = tuple(sorted(order[: config.held_out]))
+        self.used = tuple(sorted(order[config.held_out :]))
+        self.task = tasks[dataset.task]
+
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Parameters and multiply-adds of the whole network for the first training image as the network sees it."""
+        self._require_shared(architecture)
+        size = seen_size(self.dataset, "train", self.data.resize)
+        counts = count(architecture, size, len(self.dataset.classes))
+        return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+
+    def estimate(self, architecture: Architecture, seed: int, hint: Mapping[str, Any]) -> Estimate:
+        """Train cell and decoder on the cached features; the figures of the best score on the held-out images.
+
+        stopped: it ended before all steps, for lack of a new best. Raises Diverged when the loss is no number, UserError for an
+        architecture that does not share the estimator's encoder.
+        """
+        self._require_shared(architecture)
+        head = self.new_head(architecture, seed)
+        best, waited, done = None, 0, 0
+        for done, found in self.validations(head, seed):  # noqa: B007  (how far it came is asked for below)
+            if best is None or self.task.deciding(found) > self.task.deciding(best):
+                best, waited = found, 0
+            else:
+                waited += 1
+            if waited == self.config.patience > 0:
+                break
+        assert best is not None
+        return Estimate(metrics=dict(self.task.figures(best)), stopped=done < self.config.steps)
+
+    def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
+        """Nothing: a candidate is judged without the others."""
+        return {}
+
+    def prepare(self) -> None:
+        """Compute the features now, or wait for the process that does; what `estimate` does otherwise when it is first called."""
+        _ = self.features
+
+    # A candidate ------------------------------------------------------------------------------------------------------------
+
+    def new_head(self, architecture: Dpc, seed: int) -> nn.Module:
+        """All of the network behind the encoder, on the device, not trained."""
+        with torch.device("meta"):
+            channels = make_encoder(self.network).channels
+        with forked(seed, "candidate", "initialization"):
+            head = DpcHead(architecture, (channels[0], channels[-1]), len(self.dataset.classes))
+        return self.device.place(head)
+
+    def validations(self, head: nn.Module, seed: int) -> Iterator[tuple[int, Scores]]:
+        """Train `head`, and yield (steps done, scores) every `validate_every` steps and at the end."""
+        config, device = self.config, self.device
+        groups = parameter_groups(head, config.weight_decay)
+        make = sgd if config.optimizer == "sgd" else adamw
+        optimizer: torch.optim.Optimizer = make(groups, config.learning_rate, config.momentum)
+        total = torch.zeros((), device=device.device)
+        for step, chosen in enumerate(self._batches(seed)):
+            low_level, features, labels = (self.features[f"training.{name}"][chosen] for name in CACHED)
+            set_learning_rate(optimizer, polynomial(step, config.steps, config.learning_rate))
+            with forked(seed, "candidate", step):  # dropout
+                with device.autocast():
+                    logits = resize(head.train()(device.images(low_level), device.images(features)), labels.shape[1:])
+                loss = cross_entropy(logits, device.labels(labels))
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            total += loss.detach()
+            done = step + 1
+            if done % config.validate_every == 0 or done == config.steps:
+                if not bool(total.isfinite()):
+                    raise Diverged(f"the candidate's loss is no number within {done} steps; lower the estimator's learning_rate")
+                yield done, self.validate(head)
+
+    def _batches(self, seed: int) -> Iterator[Tensor]:
+        """The places of the samples of each step: every epoch a new order, its incomplete last batch dropped."""
+        samples, size = self.config.cached_samples, self.config.batch_size
+        per_epoch = samples // size
+        for step in range(self.config.steps):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0:
+                order = torch.from_numpy(numpy_generator(seed, "candidate", "order", epoch).permutation(samples))
+            yield order[place * size : (place + 1) * size]
+
+    @torch.no_grad()
+    def validate(self, head: nn.Module) -> Scores:
+        """The scores on the held-out images, whole and at their labels' own size, as a run's evaluation has them."""
+        head.eval()
+        total = torch.zeros(len(self.dataset.classes), len(self.dataset.classes), dtype=torch.int64)
+        for number in range(len(self.held_out)):
+            low_level, features, label = (self.features[f"held_out.{number}.{name}"] for name in CACHED)
+            size = (label.shape[0], label.shape[1])
+            with self.device.autocast():
+                logits = head(self.device.images(low_level[None]), self.device.images(features[None]))
+                logits = resize(logits, scaled_size(*size, self.data.resize))
+            prediction = upsampled(logits.float(), size).argmax(1)[0]
+            total += confusion_matrix(prediction, self.device.labels(label), len(self.dataset.classes)).cpu()
+        return scores(total)
+
+    def _require_shared(self, architecture: Architecture) -> None:
+        if not isinstance(architecture, Dpc):
+            raise UserError(
+                f"this estimator judges dense prediction cells, not networks of the family '{family_of(architecture)}'"
+            )
+        for name in ("encoder", "encoder_width", "output_stride"):
+            own, other = getattr(self.network, name), getattr(architecture.network, name)
+            if own != other:
+                raise UserError(f"the features are of network.{name}={own}, and the architecture has {other}")
+
+    # The features -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        """The cached tensors (see encoding.py): training.maps.0 (of stride 4), training.maps.1 (the last), training.labels, and
+        the same of each held-out image, held_out.<n>.maps.0 and so on."""
+        settings = {
+            "dataset": [self.dataset.name, self.dataset.splits["train"], self.dataset.classes.names],
+            "data": {name: value for name, value in to_dict(self.data).items() if name not in ("workers", "cache")},
+            "normalization": dataclasses.asdict(self.normalization),
+            "precision": self.device.config.precision,
+            "samples": [self.config.cached_samples, self.config.held_out],
+            "encoder": [self.network.encoder, self.network.encoder_width, self.network.output_stride],
+            "training": to_dict(self.config.encoder) if self.weights is None else None,
+            "seed": self.seed,
+        }
+        name = f"features-{fingerprint(settings, self.weights)}"
+        return build_or_load(self.folder, self._make_features, name)
+
+    def encoder(self) -> MobileNetV2:
+        """The encoder as it makes the features, on the device, in evaluation mode.
+
+        Trained now when it is not yet: where several processes are at work, call `prepare` before.
+        """
+        with forked(self.seed, "encoder", "initialization"):
+            encoder = make_encoder(self.network)
+        if self.weights is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            run = Run(self.folder)
+            train_encoder(
+                self.dataset, self.data, self.normalization, self.device, encoder, self.config.encoder, run, self.seed, self.used
+            )
+        else:
+            own = {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()}
+            given = {name: list(tensor.shape) for name, tensor in self.weights.items()}
+            difference = first_difference(given, own)
+            if difference:
+                raise UserError(f"the weights of the encoder do not fit network.encoder_width: {difference}")
+            encoder.load_state_dict(self.weights)
+            self.device.place(encoder).eval()
+        return encoder
+
+    def _make_features(self) -> dict[str, Tensor]:
+        encoder, device = self.encoder(), self.device
+
+        def encode(images: Tensor) -> list[Tensor]:
+            with torch.no_grad(), device.autocast():
+                low_level, *_, features = encoder(device.images(images))
+            return [low_level.float().cpu(), features.float().cpu()]
+
+        size = min(ENCODED, len(self.used))
+        batches = TrainingBatches(self.dataset, "train", self.used, self.data, self.normalization, size, self.seed, "cached")
+        training = encode_views(encode, endless(batches), self.config.cached_samples, "cached_samples")
+        held_out = encode_images(encode, self.dataset, "train", self.held_out, self.normalization, self.data.resize)
+        return {
+            **{f"training.{name}": tensor for name, tensor in training.items()},
+            **{f"held_out.{name}": tensor for name, tensor in held_out.items()},
+        }
