@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,14 +34,15 @@ from segnas.data.loading import TrainingBatches
 from segnas.data.transforms import DataConfig, Normalization, scaled_size, seen_size
 from segnas.errors import Diverged, UserError
 from segnas.estimators.base import Estimate
-from segnas.estimators.encoder_training import EncoderConfig, train_encoder
+from segnas.estimators.encoder_training import EncoderConfig, PlainNetwork, train_encoder
 from segnas.estimators.encoding import encode_images, encode_views, endless
 from segnas.estimators.feature_cache import build_or_load, fingerprint
+from segnas.estimators.rehearsal import measurement, timed
 from segnas.nets.blocks import resize
 from segnas.nets.dpc import DpcHead, make_encoder
-from segnas.nets.mobilenet_v2 import MobileNetV2
+from segnas.nets.mobilenet_v2 import MobileNetV2, load_encoder_weights
 from segnas.randomness import forked, numpy_generator
-from segnas.runs.run import Run, first_difference
+from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, family_of
 from segnas.spaces.dpc import Dpc, DpcOptions
 from segnas.tasks import tasks
@@ -49,6 +50,7 @@ from segnas.tasks.base import Scores, confusion_matrix, cross_entropy, scores
 from segnas.training.device import Device
 from segnas.training.inference import upsampled
 from segnas.training.optimization import adamw, parameter_groups, polynomial, set_learning_rate, sgd
+from segnas.training.preflight import Measurement
 
 CACHED = ("maps.0", "maps.1", "labels")  # low-level features, features, labels
 ENCODED = 8  # views that the encoder sees at once
@@ -96,13 +98,14 @@ class CachedFeatureEstimator:
         device: Device,
         config: CachedFeatureConfig,
         folder: Path,
-        encoder: Mapping[str, Tensor] | None = None,
+        encoder: Path | None = None,
         *,
         network: DpcOptions,
         seed: int,
+        split: str = "val",
     ) -> None:
-        """encoder: its weights (the state of `nets.dpc.make_encoder(network)`), None to have it trained. network: what all
-        candidates share. seed: of the held-out images, the views and the encoder's training.
+        """encoder: a file of its weights, None to have it trained. network: what all candidates share. seed: of the held-out
+        images, the views and the encoder's training. split: costs are for an image of it.
 
         Raises UserError for a data set without labels of pixels, and when it has too few images.
         """
@@ -114,29 +117,29 @@ class CachedFeatureEstimator:
             raise UserError(f"held_out={config.held_out} leaves none of the {images} training images; set it to less")
         self.dataset, self.data, self.normalization, self.device = dataset, data, normalization, device
         self.config, self.folder, self.network, self.seed = config, folder, network, seed
-        self.weights = encoder
+        self.weights, self.split = encoder, split
         order = numpy_generator(seed, "held out").permutation(images).tolist()
         self.held_out = tuple(sorted(order[: config.held_out]))
         self.used = tuple(sorted(order[config.held_out :]))
         self.task = tasks[dataset.task]
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Parameters and multiply-adds of the whole network for the first training image as the network sees it."""
+        """Parameters and multiply-adds of the whole network for an evaluated image as the network sees it."""
         self._require_shared(architecture)
-        size = seen_size(self.dataset, "train", self.data.resize)
+        size = seen_size(self.dataset, self.split, self.data.resize)
         counts = count(architecture, size, len(self.dataset.classes))
         return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
 
     def estimate(self, architecture: Architecture, seed: int, hint: Mapping[str, Any]) -> Estimate:
         """Train cell and decoder on the cached features; the figures of the best score on the held-out images.
 
-        stopped: it ended before all steps, for lack of a new best. Raises Diverged when the loss is no number, UserError for an
-        architecture that does not share the estimator's encoder.
+        A training that ends before all steps, for lack of a new best, has its score as any other. Raises Diverged when the loss is
+        no number, UserError for an architecture that does not share the estimator's encoder.
         """
         self._require_shared(architecture)
         head = self.new_head(architecture, seed)
-        best, waited, done = None, 0, 0
-        for done, found in self.validations(head, seed):  # noqa: B007  (how far it came is asked for below)
+        best, waited = None, 0
+        for _, found in self.validations(head, seed):
             if best is None or self.task.deciding(found) > self.task.deciding(best):
                 best, waited = found, 0
             else:
@@ -144,15 +147,59 @@ class CachedFeatureEstimator:
             if waited == self.config.patience > 0:
                 break
         assert best is not None
-        return Estimate(metrics=dict(self.task.figures(best)), stopped=done < self.config.steps)
+        return Estimate(metrics=dict(self.task.figures(best)))
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """Nothing: a candidate is judged without the others."""
         return {}
 
-    def prepare(self) -> None:
+    def prepare(self, architecture: Architecture) -> None:
         """Compute the features now, or wait for the process that does; what `estimate` does otherwise when it is first called."""
+        self._require_shared(architecture)
         _ = self.features
+
+    def __str__(self) -> str:
+        config = self.config
+        trained = f"{config.steps} steps of cell and decoder on kept features of {config.cached_samples:,} views"
+        return f"{trained}, scored on {len(self.held_out):,} images of the training set"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the task."""
+        nothing = torch.zeros(len(self.dataset.classes), len(self.dataset.classes), dtype=torch.int64)
+        return tuple(self.task.figures(scores(nothing)))
+
+    def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
+        """What so many trials will take, from some real steps on noise."""
+        self._require_shared(architecture)
+        config, device, crop = self.config, self.device, self.data.crop
+        encoder = make_encoder(self.network)
+        device.place(encoder)
+        pixels = device.images(torch.randn(config.batch_size, 3, *crop))
+        labels = device.labels(torch.randint(0, len(self.dataset.classes), (config.batch_size, *crop)))
+        network = PlainNetwork(encoder, len(self.dataset.classes)).to(device.device).train()
+
+        def whole() -> None:
+            cross_entropy(network(pixels), labels).backward()
+
+        settings = "search.estimate.encoder.batch_size or data.crop"
+        pretraining, most = timed(whole, device.device, settings) if self.weights is None else (0.0, 0)
+        encoder.eval()
+        with torch.no_grad():
+            low_level, *_, features = encoder(pixels)
+        head = self.new_head(architecture, self.seed).train()
+
+        def decoder() -> None:
+            cross_entropy(resize(head(low_level, features), labels.shape[1:]), labels).backward()
+
+        step, memory = timed(decoder, device.device, "search.estimate.batch_size")
+        shown = seen_size(self.dataset, "train", self.data.resize)
+        image = device.images(torch.randn(1, 3, *shown))
+        scoring, _ = timed(partial(_score_one, encoder, head.eval(), image), device.device, "data.resize")
+        of_trial = config.steps * step + -(-config.steps // config.validate_every) * len(self.held_out) * scoring
+        images = config.encoder.epochs * len(self.used) if self.weights is None else 0
+        before = pretraining * (images / config.batch_size + config.cached_samples / config.batch_size / 3)
+        return measurement(trials, workers, of_trial, before, max(memory, most), device.device)
 
     # A candidate ------------------------------------------------------------------------------------------------------------
 
@@ -239,7 +286,7 @@ class CachedFeatureEstimator:
             "training": to_dict(self.config.encoder) if self.weights is None else None,
             "seed": self.seed,
         }
-        name = f"features-{fingerprint(settings, self.weights)}"
+        name = f"features-{fingerprint(settings, None if self.weights is None else self.encoder().state_dict())}"
         return build_or_load(self.folder, self._make_features, name)
 
     def encoder(self) -> MobileNetV2:
@@ -256,12 +303,7 @@ class CachedFeatureEstimator:
                 self.dataset, self.data, self.normalization, self.device, encoder, self.config.encoder, run, self.seed, self.used
             )
         else:
-            own = {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()}
-            given = {name: list(tensor.shape) for name, tensor in self.weights.items()}
-            difference = first_difference(given, own)
-            if difference:
-                raise UserError(f"the weights of the encoder do not fit network.encoder_width: {difference}")
-            encoder.load_state_dict(self.weights)
+            load_encoder_weights(encoder, self.weights)
             self.device.place(encoder).eval()
         return encoder
 
@@ -281,3 +323,9 @@ class CachedFeatureEstimator:
             **{f"training.{name}": tensor for name, tensor in training.items()},
             **{f"held_out.{name}": tensor for name, tensor in held_out.items()},
         }
+
+
+@torch.no_grad()
+def _score_one(encoder: nn.Module, head: nn.Module, image: Tensor) -> None:
+    low_level, *_, features = encoder(image)
+    head(low_level, features)
