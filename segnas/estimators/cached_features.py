@@ -133,8 +133,8 @@ class CachedFeatureEstimator:
     def estimate(self, architecture: Architecture, seed: int, hint: Mapping[str, Any]) -> Estimate:
         """Train cell and decoder on the cached features; the figures of the best score on the held-out images.
 
-        A training that ends before all steps, for lack of a new best, has its score as any other. Raises Diverged when the loss is
-        no number, UserError for an architecture that does not share the estimator's encoder.
+        A training that ends before all steps, for lack of a new best, has its score as any other. Raises Diverged when the loss
+        is no number, UserError for an architecture that does not share the estimator's encoder.
         """
         self._require_shared(architecture)
         head = self.new_head(architecture, seed)
