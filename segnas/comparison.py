@@ -14,7 +14,7 @@ from typing import Any
 from segnas.config import replace
 from segnas.costs.budget import nearest_multiply_adds
 from segnas.errors import Diverged, UserError
-from segnas.plans import RANDOM, Plan
+from segnas.plans import RANDOM, RANDOM_SEARCH, Plan
 from segnas.runs.progress import console
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, family_of, from_json, identity, task_of
@@ -29,8 +29,7 @@ from segnas.workplace import Workplace, beside
 
 HAND_MADE: dict[str, type] = {"unet": UNet, "deeplab-v3-plus": DeepLabV3Plus, "resnet": ResNet}
 FAILED = "failed.json"  # of a training that diverged: it is not tried again
-RANDOM_SEARCH = "random search"
-SHARED = ("encoder.safetensors",)  # files of a run that a second search over the same space starts with
+SHARED = ("encoder.safetensors",)  # files of a run that a second search of the same seed starts with
 AUTO = {"segmentation": "unet", "classification": "resnet"}
 
 
@@ -83,9 +82,10 @@ def folder(kind: str, name: str, number: int) -> str:
     )
 
 
-def remaining(out: Path, config: RunConfig, system: str | None, task: str) -> int:
-    """How many trainings of a comparison are still to be done, the run's own apart."""
-    return sum(not (out / one.folder / "retrain.json").exists() for one in trainings(config, system, task) if one.folder != ".")
+def remaining(out: Path, config: RunConfig, system: str | None, task: str) -> list[str]:
+    """The kinds of the trainings of a comparison that are still to be done, the run's own apart."""
+    others = [one for one in trainings(config, system, task) if one.folder != "."]
+    return [one.kind for one in others if not (out / one.folder / "retrain.json").exists()]
 
 
 def compare(place: Workplace) -> None:
@@ -115,8 +115,9 @@ def _search_at_random(place: Workplace, training: Training) -> None:
     config = replace(place.config, **values, comparison=none, time_limit=None)
     out = place.run.path / training.folder
     with beside(place, Plan(f"{RANDOM}/{place.plan.system}", place.plan.preset, place.plan.dataset, config), out) as inner:
+        same = config.seed == place.config.seed  # else it was trained on other images
         for name in SHARED:
-            if place.run.has(name) and not inner.run.has(name):
+            if same and place.run.has(name) and not inner.run.has(name):
                 inner.run.write_bytes(name, (place.run.path / name).read_bytes())
         search_stage(inner)
         _train_and_score(inner, _label(training))

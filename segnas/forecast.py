@@ -12,7 +12,7 @@ from segnas.costs.budget import Fitted, fit, require_possible
 from segnas.costs.memory import available_memory
 from segnas.data.transforms import seen_size
 from segnas.errors import UserError
-from segnas.plans import Plan
+from segnas.plans import RANDOM_SEARCH, Plan
 from segnas.runs.progress import console, duration
 from segnas.spaces.architecture import Architecture, family_of, from_json
 from segnas.spaces.width import filters_of, widths
@@ -79,15 +79,17 @@ def require_export_size(asked: Plan) -> None:
 
 
 def preflight(asked: Plan, job: Job, todo: Sequence[str], architecture: Architecture | None) -> list[Measurement]:
-    """Measure two real steps of each stage that is to be done, on copies.
+    """Measure two real steps of each stage that is to be done, on copies; as often as it is in `todo`, for a random search.
 
     What is retrained is the run's architecture, or `architecture`, or a random one of the space, scaled to the budget. Raises
     UserError when memory does not suffice.
     """
     system = load_system(asked.system) if asked.system is not None else None
     measured: list[Measurement] = []
-    if "search" in todo and system is not None and system.preflight is not None:
-        measured.append(system.preflight(job))
+    if {"search", RANDOM_SEARCH} & set(todo) and system is not None and system.preflight is not None:
+        found = system.preflight(job)
+        measured += [found] if "search" in todo else []
+        measured += [dataclasses.replace(found, stage=RANDOM_SEARCH)] * todo.count(RANDOM_SEARCH)
     if {"retrain", "compare"} & set(todo):
         known = [architecture] if architecture is not None else typical_of(asked, todo)
         if job.run.has("architecture.json"):
@@ -136,7 +138,9 @@ def forecast(measured: Sequence[Measurement], asked: Plan, job: Job, networks: i
         several = f" x {networks} networks" if networks > 1 and stage.stage == "retrain" else ""
         steps = stage.seconds_per_step * stage.steps
         more = " + scores" if stage.seconds > ROUNDING * steps else ""
-        what = f"{stage.stage}: {stage.seconds_per_step:.2f} s a step x {stage.steps}{more} = {duration(stage.seconds)}{several}"
+        more = f" + {duration(stage.once)} once" if stage.once else more
+        each = f"{stage.seconds_per_step:.2f} s a {stage.unit} x {stage.steps}"
+        what = f"{stage.stage}: {each}{more} = {duration(stage.seconds)}{several}"
         console.print(f"{what}, memory {stage.memory_bytes / GIB:.1f} of {available:.1f} GiB")
     begun = any((job.run.path / "checkpoints").glob("*.pt"))
     since = ", counted from its start" if begun else ""
@@ -152,13 +156,12 @@ def as_measured(config: Any, measured: Sequence[Measurement]) -> Any:
 
 def lengthened(stage: Measurement, config: Any) -> Measurement:
     """A measurement made for other lengths of search and retraining, for those of `config`."""
-    epochs = {"search": search_length(config) or stage.epochs, "retrain": config.retrain.epochs}
     if stage.epochs is None or (stage.stage == "retrain" and config.retrain.steps):
         return stage
-    factor = epochs[stage.stage] / stage.epochs
-    return dataclasses.replace(
-        stage, steps=round(stage.steps * factor), seconds=stage.seconds * factor, epochs=epochs[stage.stage]
-    )
+    epochs = config.retrain.epochs if stage.stage == "retrain" else search_length(config) or stage.epochs
+    factor = epochs / stage.epochs
+    seconds = stage.once + (stage.seconds - stage.once) * factor
+    return dataclasses.replace(stage, steps=round(stage.steps * factor), seconds=seconds, epochs=epochs)
 
 
 def search_length(config: Any) -> int | None:
@@ -204,7 +207,8 @@ def sized_to_time(
             f"{duration(limit)} are too short: an epoch or two of each stage take {duration(shortest)}{also}; "
             f"use --time {needed} or more, a smaller preset, or --baseline none"
         )
-    low, high = 0.0, usable / whole_time(measured, config, networks) + 1  # for the first there is time
+    growing = whole_time(measured, config, networks) - sum(stage.once for stage in measured)
+    low, high = 0.0, usable / growing + 1  # for the first there is time
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if whole_time(measured, sized(middle), networks) <= usable else (low, middle)

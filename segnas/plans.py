@@ -20,6 +20,7 @@ from segnas.systems.settings import RunConfig, run_preset
 from segnas.user_files import absolute
 
 RANDOM = "random"  # the system that is told its space
+RANDOM_SEARCH = "random search"  # of as many trials, which a run is compared with
 LENGTHS = ("epochs", "architecture_from_epoch", "trials")  # of a search, that a time limit chooses
 
 

@@ -32,7 +32,7 @@ from segnas.forecast import (
     sized_to_time,
     typical_of,
 )
-from segnas.plans import Plan, command, planned
+from segnas.plans import RANDOM_SEARCH, Plan, command, planned
 from segnas.processes import is_first
 from segnas.runs.progress import console
 from segnas.runs.run import Run, environment, first_difference, working_on
@@ -84,17 +84,19 @@ def opened(
     resume: bool,
     stages: Sequence[str],
     architecture: Architecture | None = None,
-    others: Callable[[Any], int] = lambda config: 0,
+    others: Callable[[Any], Sequence[str]] = lambda config: (),
 ) -> Iterator[Workplace]:
     """A run made ready for `stages`: checked and measured before anything is written, then locked until the block ends.
 
-    architecture: what will be retrained, when it is known already. others: configuration -> how many more networks of about the
-    same cost will be trained. Several processes open a run together.
+    architecture: what will be retrained, when it is known already. others: configuration -> the kinds (comparison.py) of
+    more networks of about the same cost that will be trained. Several processes open a run together.
     """
     begun = (out / "config.yaml").exists()
     Run.check(out, asked.to_dict(), resume)
     todo = [stage for stage in stages if not (out / DONE[stage]).exists()]
-    todo += ["compare"] if others(asked.config) else []
+    kinds = others(asked.config)
+    todo += ["compare"] if kinds else []
+    todo += [kind for kind in kinds if kind == RANDOM_SEARCH]
     if "search" in todo and asked.config.retrain.weights is not None:
         raise UserError("retrain.weights needs a known architecture: search first, then segnas retrain RUN/architecture.json")
     if "export" in todo:
@@ -122,7 +124,7 @@ def opened(
     job = Job(asked.config, dataset, normalization, Run(out), device)
     require_budget(asked, job, todo, architecture)
     measured = preflight(asked, job, todo, architecture)
-    networks = others(asked.config) + ("retrain" in todo)
+    networks = len(kinds) + ("retrain" in todo)
     apart = afterwards(measured, networks, "export" in todo)
     if asked.config.time_limit is not None and not begun:
         asked, sizes = sized_to_time(asked, measured, networks, device, apart)

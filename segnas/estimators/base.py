@@ -60,5 +60,5 @@ class TrialEstimator(Estimator, Protocol):
         ...
 
     def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
-        """What so many trials will take in time and memory with so many workers (0: in this process), from some real steps."""
+        """What so many trials will take with so many workers (0: in this process), from some real steps; memory: of one trial."""
         ...

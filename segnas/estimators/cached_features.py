@@ -199,7 +199,7 @@ class CachedFeatureEstimator:
         of_trial = config.steps * step + -(-config.steps // config.validate_every) * len(self.held_out) * scoring
         images = config.encoder.epochs * len(self.used) if self.weights is None else 0
         before = pretraining * (images / config.batch_size + config.cached_samples / config.batch_size / 3)
-        return measurement(trials, workers, of_trial, before, max(memory, most), device.device)
+        return measurement(trials, workers, of_trial, before, max(memory, most))
 
     # A candidate ------------------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from segnas.costs.memory import available_memory, peak_memory
+from segnas.costs.memory import peak_memory
 from segnas.errors import UserError
 from segnas.training.preflight import Measurement, synchronize
-
-GIB = 2**30
 
 
 def timed(step: Callable[[], object], device: torch.device, settings: str) -> tuple[float, int]:
@@ -37,15 +35,9 @@ def timed(step: Callable[[], object], device: torch.device, settings: str) -> tu
     return seconds, memory
 
 
-def measurement(trials: int, workers: int, of_trial: float, before: float, memory: int, device: torch.device) -> Measurement:
-    """Of a search: seconds of one trial, seconds that come once before all, and the memory of one process.
-
-    Raises UserError when as many workers do not fit in the memory together.
-    """
-    several = max(1, workers)
-    if several * memory > available_memory(device):
-        needed, there = several * memory / GIB, available_memory(device) / GIB
-        raise UserError(
-            f"{several} workers need about {needed:.1f} GiB, and {there:.1f} GiB are there; set execution.workers to less"
-        )
-    return Measurement("search", trials, of_trial, before + of_trial * trials / several, several * memory, 0)
+def measurement(trials: int, workers: int, of_trial: float, before: float, memory: int) -> Measurement:
+    """Of a search: seconds of one trial, seconds that come once before all, and the memory of one process."""
+    rounds = -(-trials // max(1, workers))
+    return Measurement(
+        "search", trials, of_trial, before + of_trial * rounds, memory, 0, epochs=trials, unit="trial", once=before
+    )

@@ -6,7 +6,6 @@ The training is that of training/retrain.py with its own recipe, so what a searc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace as replaced
 from typing import Annotated, Any
 
 import torch
@@ -20,6 +19,7 @@ from segnas.data.memory import in_memory
 from segnas.data.transforms import DataConfig, Normalization, seen_size
 from segnas.errors import UserError
 from segnas.estimators.base import Estimate
+from segnas.estimators.rehearsal import measurement
 from segnas.randomness import forked
 from segnas.spaces.architecture import Architecture
 from segnas.tasks import tasks
@@ -136,7 +136,4 @@ class ShortTraining:
         size = Size(self.data.crop, config.recipe.batch_size, None, "search.training.crop", key, "")
         measured = rehearse(this, "search", size, 0)
         of_trial = measured.seconds + this.seconds_of_scoring(self.dataset, "val")
-        memory = measured.memory_bytes * max(1, workers)
-        return replaced(
-            measured, steps=trials, seconds_per_step=of_trial, seconds=of_trial * trials / max(1, workers), memory_bytes=memory
-        )
+        return measurement(trials, workers, of_trial, 0.0, measured.memory_bytes)

@@ -216,7 +216,7 @@ class TwoStageEstimator:
         if isinstance(self.encoder, EncoderConfig):
             before += self.encoder.epochs * whole * taken[1][0] / config.stage1_batch_size
         memory = max(most, *(held for _, held in taken))
-        return measurement(trials, workers, of_trial, before, memory, device)
+        return measurement(trials, workers, of_trial, before, memory)
 
     def _rehearsed(self, network: nn.Module, pixels: Tensor, labels: Tensor, kept: bool) -> None:
         """A step without moving the weights. kept: of stage 0, whose maps need no gradient."""

@@ -132,7 +132,7 @@ class Processes:
         """
         require_importable(work)
         self.work, self.workers, self.timeout = work, workers, timeout
-        self.threads = threads or int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers))
+        self.threads = threads or threads_of_each(workers)
         self.initializer = initializer
         self._slots = [_Slot() for _ in range(workers)]
 
@@ -197,6 +197,11 @@ class Processes:
             self._end(slot)
             return Outcome(task.number, None, _death(getattr(error, "exitcode", None)), "died", seconds, machine)
         raise error
+
+
+def threads_of_each(workers: int) -> int:
+    """Threads of torch in each of so many worker processes: OMP_NUM_THREADS, else the cores divided by the workers."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers))
 
 
 def cores() -> int:

@@ -31,6 +31,7 @@ from segnas.systems.trials import ShortTrialRunConfig, short_training, short_tri
 from segnas.user_files import absolute, import_file
 
 NAME = "random"
+IN_A_FILE = "a space is a name or a Python file"
 
 
 @families_of_systems.register(NAME)
@@ -40,16 +41,24 @@ def random_search(space: str) -> System:
     Raises UserError when there is no such space.
     """
     name = f"{NAME}/{absolute(space)}"
-    if space in systems:
-        base = systems[space]
-        if base.space is not None:
-            return _of_trials(base, name) if base.estimator is not None else _of_gradients(base, name)
+    base = _base(space)
+    if base is not None and base.space is not None:
+        return _of_trials(base, name) if base.estimator is not None else _of_gradients(base, name)
     return _of_space(name, _space(space))
+
+
+def _base(space: str) -> System | None:
+    """The system of that name or file; None for a space that no system is about."""
+    if space in systems:
+        return systems[space]
+    held = vars(import_file(space, IN_A_FILE)).values() if space.endswith(".py") else ()
+    found = [value for value in held if isinstance(value, System)]
+    return found[0] if len(found) == 1 else None
 
 
 def _space(space: str) -> Callable[[], Space]:
     if space.endswith(".py"):
-        module = import_file(space, "a space is a name or a Python file")
+        module = import_file(space, IN_A_FILE)
         own = [one for one in search_spaces if search_spaces[one].__module__ == module.__name__]
         if len(own) != 1:
             raise UserError(f"{space} must register exactly one search space, found {len(own)}; docs/adding_a_space.md shows how")

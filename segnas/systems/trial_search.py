@@ -10,18 +10,22 @@ with the same seed; nothing counts twice.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from segnas.config import replace as config_replace
+from segnas.costs.memory import available_memory
 from segnas.errors import Interrupted, UserError
 from segnas.estimators.base import TrialEstimator
 from segnas.randomness import numpy_generator
-from segnas.runs.execution import make_executor
+from segnas.runs.execution import ExecutionConfig, make_executor, threads_of_each
 from segnas.runs.outcomes import Executor, Outcome, Task
 from segnas.runs.progress import console, stop_between_steps
 from segnas.runs.trials import Trial, TrialStore
@@ -37,6 +41,7 @@ from segnas.training.preflight import Measurement
 ATTEMPTS = 3  # a trial whose worker died is run again twice at most
 OVER_BUDGET = 1000  # proposals in a row that break a constraint: the space has hardly any that keep it
 FAILING_FROM = 10  # finished trials from which on the share of failures counts
+GIB = 2**30
 STUDY = "study.json"  # the name of the run's studies, wherever they are
 SAVE_EVERY = 30.0  # seconds between checkpoints of the strategy, which only save the time of a replay
 
@@ -203,12 +208,40 @@ def preflight(job: Job, system: System) -> Measurement:
     this = TrialSearch(job, system)
     execution, trials = job.config.execution, this.config.trials
     architecture = sample(this.space, numpy_generator(job.config.seed, "preflight"))
-    measured = this.bench.estimator.preflight(architecture, trials, execution.workers)
-    if not this.config.rerank:
+    with as_a_worker(execution):
+        measured = this.bench.estimator.preflight(architecture, trials, execution.workers)
+        if this.config.rerank:
+            full = this.bench.full_training.preflight(architecture, this.config.rerank, execution.workers)
+            seconds, memory = measured.seconds + full.seconds, max(measured.memory_bytes, full.memory_bytes)
+            measured = replace(measured, seconds=seconds, once=measured.once + full.seconds, memory_bytes=memory)
+    if execution.ray:  # on machines that this one does not see
         return measured
-    full = this.bench.full_training.preflight(architecture, this.config.rerank, execution.workers)
-    memory = max(measured.memory_bytes, full.memory_bytes)
-    return replace(measured, seconds=measured.seconds + full.seconds, memory_bytes=memory)
+    return replace(measured, memory_bytes=together(measured.memory_bytes, execution.workers, job.device.device))
+
+
+@contextlib.contextmanager
+def as_a_worker(execution: ExecutionConfig) -> Iterator[None]:
+    """With the threads of a worker: as many of them share the cores."""
+    before = torch.get_num_threads()
+    if execution.workers and not execution.ray:
+        torch.set_num_threads(min(before, threads_of_each(execution.workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def together(memory: int, workers: int, device: torch.device) -> int:
+    """Bytes of the workers that share this device, of `memory` each; UserError when it has less."""
+    devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    several, there = -(-max(1, workers) // devices), available_memory(device)
+    if several > 1 and several * memory > there:
+        fit = there // memory * devices
+        raise UserError(
+            f"{workers} workers need about {several * memory / GIB:.1f} GiB, and {there / GIB:.1f} GiB are there; "
+            f"{f'set execution.workers to at most {fit}' if fit else 'try without workers (execution.workers=0)'}"
+        )
+    return several * memory
 
 
 def trial_system(

@@ -37,9 +37,11 @@ class Measurement:
     seconds: float  # of the whole stage, from the last of them
     memory_bytes: int
     state_bytes: int  # of a checkpoint at most: weights, their moving average and two moments
-    epochs: int | None = None  # that `steps` and `seconds` are for; None: the stage is not measured in epochs
+    epochs: int | None = None  # (or trials) that `steps` and `seconds` are for; None: it is not measured in them
     scoring: float = 0.0  # seconds of evaluating once what the stage trained, on every split that is scored
     settings: tuple[str, ...] = ()  # key=value: what it was measured with, in the place of what was asked for
+    unit: str = "step"  # what `steps` counts
+    once: float = 0.0  # those of `seconds` that are spent once, however many steps there are
 
     def with_loading(self, seconds: float, workers: int) -> Measurement:
         """The same with `seconds` a step of reading images: before each step, or beside it when there are workers."""

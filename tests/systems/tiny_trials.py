@@ -15,6 +15,7 @@ from segnas.config import configuration
 from segnas.data.transforms import DataConfig
 from segnas.errors import Diverged
 from segnas.estimators.base import Estimate
+from segnas.estimators.rehearsal import measurement
 from segnas.randomness import numpy_generator
 from segnas.spaces.architecture import Architecture
 from segnas.spaces.choice import encode, sample
@@ -93,7 +94,7 @@ class Computed:
                 file.write("once\n")
 
     def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
-        return Measurement("search", trials, 0.01, 0.01 * trials, 1000, 1000)
+        return measurement(trials, workers, 0.01, 0.0, 1000)
 
 
 def space(config: TinyConfig) -> DartsSpace:
