@@ -41,10 +41,11 @@ class Published:
 class Table:
     """What is known of a benchmark without its data.
 
-    folder: that its file lies in, where several tables share one above. searched: the column that a search sees, as `metric`. reported: label -> column of what is told of the
-    architecture that a search found. seconds: the column of training seconds. costs: name -> column. evaluations: how many a
-    search has. options: by strategy, those of the published searches (a sample is of different members: with replacement
-    evolution scores 0.07 lower on NAS-Bench-201 than published). published: by strategy, then by label.
+    file: in its folder. folder: that its file lies in, where several tables share one above. searched: the column that a search
+    sees, as `metric`. reported: label -> column of what is told of the architecture that a search found. seconds: the column of
+    training seconds. costs: name -> column. evaluations: how many a search has. options: by strategy, those of the published
+    searches (a sample is of different members: with replacement evolution scores 0.07 lower on NAS-Bench-201 than published).
+    published: by strategy, then by label.
     """
 
     space: Space
