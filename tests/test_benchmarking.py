@@ -48,7 +48,7 @@ def test_several_processes_give_the_same(made_up: TabularBenchmark) -> None:
 def test_what_searches_finds_more_than_chance(made_up: TabularBenchmark) -> None:
     means = {}
     for strategy in ("random", "evolution", "local-search", "nsga2", "tpe"):
-        small = {"nsga2": ["population=10"], "evolution": ["sample=3"]}
+        small = {"nsga2": ["population=10"], "evolution": ["replacement=true"]}
         options = options_of(made_up, strategy, small.get(strategy, []))
         means[strategy] = simulate(made_up, strategy, options, evaluations=60, seeds=4)[0].mean
     assert min(means, key=lambda strategy: means[strategy]) == "random", means
