@@ -15,6 +15,8 @@ import typer
 
 from segnas import processes
 from segnas.errors import Disconnected, Interrupted, UserError
+from segnas.printing import trials_table
+from segnas.runs import progress
 from segnas.runs.run import FULL_DISK
 from segnas.verbs import app
 
@@ -51,6 +53,7 @@ def answer(given: list[str]) -> None:
     if given in ([], ["data"]):
         given.append("--help")
     command = typer.main.get_command(app)
+    progress.table_of_trials = trials_table
     try:
         with command.make_context("segnas", list(given)) as context:  # not app(...), which keeps Ctrl-C to itself
             command.invoke(context)

@@ -72,7 +72,7 @@ class Trial:
     seconds: float | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     costs: dict[str, float | None] = field(default_factory=dict)
-    machine: str = ""
+    machine: str | None = None
 
     def value(self, name: str) -> float | None:
         """The metric, or else the cost, of that name."""

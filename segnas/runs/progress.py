@@ -6,8 +6,9 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from segnas.processes import is_first
 
 console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=not is_first())
+
+
+table_of_trials: Callable[[Mapping[str, Any]], Any] | None = None  # search.json -> a table, set by the command line
 
 
 class StopRequest:
@@ -50,7 +54,8 @@ def stop_between_steps(after: str = "this step") -> Iterator[StopRequest]:
 class StageProgress:
     """Steps done, time left and the figures of the last epoch of one stage ("search", "retrain", "evaluate", ...)."""
 
-    def __init__(self, stage: str, total_steps: int, done_steps: int = 0) -> None:
+    def __init__(self, stage: str, total_steps: int, done_steps: int = 0, bar: bool = True) -> None:
+        """bar: whether a bar moves on a terminal; without it there are only the lines of `epoch`."""
         self.stage = stage
         self.total_steps = total_steps
         self.started = time.monotonic()
@@ -61,7 +66,7 @@ class StageProgress:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=console.quiet or not console.is_terminal,
+            disable=console.quiet or not console.is_terminal or not bar,
         )
         self.task = self.bar.add_task(stage, total=total_steps, completed=done_steps, stage=stage)
         self.done_before = self.done = done_steps

@@ -42,7 +42,7 @@ class PolicyGradientConfig:
     controller: ControllerConfig = ControllerConfig()
     learning_rate: PositiveFloat = 0.005
     baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    entropy_weight: NonNegativeFloat = 0.005
+    entropy_weight: NonNegativeFloat = 0.02
     batch: PositiveInt = 1
     clip_norm: NonNegativeFloat = 0.0
     reward_scale: PositiveFloat = 0.01

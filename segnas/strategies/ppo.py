@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from segnas.config import configuration
@@ -50,6 +50,7 @@ FAST_NAS: dict[str, Any] = {
     },
     "learning_rate": 1e-4,
     "baseline_decay": 0.95,
+    "entropy_weight": 0.0,
     "batch": 1,
     "buffer": 100,
     "minibatch": 1,
@@ -66,6 +67,7 @@ class PPOConfig(PolicyGradientConfig):
     The defaults are for a hundred trials; the papers' NASNET and FAST_NAS, for ten thousands.
     """
 
+    entropy_weight: NonNegativeFloat = 0.005
     batch: PositiveInt = 5
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     epochs: PositiveInt = 4

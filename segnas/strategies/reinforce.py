@@ -22,6 +22,7 @@ from segnas.strategies.policy_gradient import Experience, PolicyGradient, plain
 NAS_RL: dict[str, Any] = {
     "controller": {"hidden": 35, "layers": 2, "init_range": 0.08},
     "learning_rate": 6e-4,
+    "entropy_weight": 0.0,
     "batch": 20,
     "reward_exponent": 3.0,
 }

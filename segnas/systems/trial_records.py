@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from rich.live import Live
+
+from segnas.runs import progress
 from segnas.runs.progress import StageProgress, console
 from segnas.runs.trials import Trial
 from segnas.systems.trial_state import Round, TrialSearch
@@ -19,9 +24,23 @@ class Records:
     def __init__(self, this: TrialSearch) -> None:
         self.this = this
         self.full: Round | None = None  # the trials by full training
-        self.next = 0.0
+        self.live: Live | None = None
+        self.next = self.drawn = 0.0
 
-    def show(self, round: Round, trial: Trial, planned: int, progress: StageProgress) -> None:
+    @contextlib.contextmanager
+    def watched(self, round: Round, planned: int, done: int) -> Iterator[StageProgress]:
+        """On a terminal a live table of the trials inside the block; elsewhere, and for callers from Python, lines alone."""
+        live = progress.table_of_trials is not None and console.is_terminal and not console.quiet
+        shown = StageProgress(round.kind, planned, done, bar=not live)
+        if not live:
+            with shown:
+                yield shown
+            return
+        with Live(console=console, transient=True, refresh_per_second=2) as self.live:
+            yield shown
+        self.live = None
+
+    def show(self, round: Round, trial: Trial, planned: int, lines: StageProgress) -> None:
         """A line for a finished trial: its figures, the best so far, what runs and what failed."""
         counts = round.counts()
         figures: dict[str, float | str] = {}
@@ -33,11 +52,14 @@ class Records:
         if best and best[0].values:
             figures["best"] = best[0].values[0]
         figures |= {status: str(counts[status]) for status in ("running", "failed") if counts[status]}
-        progress.epoch(round.begun() - counts["running"], planned, figures)
+        lines.epoch(round.begun() - counts["running"], planned, figures)
 
     def write(self, final: bool = False) -> None:
         """search.json, architecture_best.json and pareto/, unless they were written a moment ago."""
         started = time.monotonic()
+        if self.live is not None and progress.table_of_trials is not None and started > self.drawn + 0.5:
+            self.live.update(progress.table_of_trials(self.content()))
+            self.drawn = time.monotonic()
         if not final and started < self.next:
             return
         this, run = self.this, self.this.job.run

@@ -22,7 +22,7 @@ from segnas.estimators.base import TrialEstimator
 from segnas.randomness import numpy_generator
 from segnas.runs.execution import make_executor
 from segnas.runs.outcomes import Executor, Outcome, Task
-from segnas.runs.progress import StageProgress, console, stop_between_steps
+from segnas.runs.progress import console, stop_between_steps
 from segnas.runs.trials import TrialStore
 from segnas.spaces.architecture import Architecture, from_json
 from segnas.spaces.choice import Space, sample, stages_of
@@ -117,7 +117,7 @@ def carry_out(
     done = round.begun() - round.counts()["running"]
     before, started, saved = this.seconds, time.monotonic(), time.monotonic()
     broken = 0  # proposals in a row that break a constraint
-    with stop_between_steps("the trials that run") as stop, StageProgress(round.kind, planned, done) as progress:
+    with stop_between_steps("the trials that run") as stop, records.watched(round, planned, done) as progress:
         while True:
             while executor.free() and not stop.requested and (again or round.begun() < planned):
                 task = again.pop(0) if again else begin()
@@ -136,10 +136,10 @@ def carry_out(
                     again.append(this.task(round.again(trial.number)))
                     continue
                 take(outcome)
-                this.seconds = before + time.monotonic() - started
                 progress.step()
                 records.show(round, round.trials[outcome.number], planned, progress)
                 require_successes(round, this.job.config.execution.failing_share)
+            this.seconds = before + time.monotonic() - started
             records.write()
             if time.monotonic() - saved > SAVE_EVERY:
                 this.save()
