@@ -17,16 +17,19 @@ import yaml
 
 from segnas import zoo
 from segnas.api import usual_input
+from segnas.benchmarking import all_strategies
 from segnas.config import dotted_keys, flat, to_dict
 from segnas.costs.counts import count
+from segnas.costs.layers import layer_calls
 from segnas.data.transforms import DataConfig
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
+from segnas.nets.dpc import DenseCell
 from segnas.spaces.auto_deeplab import AutoDeepLabSpace
 from segnas.spaces.choice import size
 from segnas.spaces.darts import DartsSpace
-from segnas.systems import auto_deeplab, darts
 from segnas.strategies.base import load_strategy
+from segnas.systems import auto_deeplab, darts
 from segnas.systems.base import System, all_systems
 from segnas.systems.settings import PRESETS, RunConfig
 from segnas.systems.trials import TrialRunConfig
@@ -47,6 +50,12 @@ FIRST_FILES = {
 MEANINGS = yaml.safe_load((ROOT / "docs" / "meanings.yaml").read_text(encoding="utf-8"))
 SEARCHED = ("search", "network")  # the sections that differ from system to system
 RECIPE = "search.training.recipe."
+ENCODERS = {"mobilenet-v2": 320, "xception": 2048}  # name -> channels of its features, behind which the paper counts its cell
+NASNETS = ("nasnet-", "amoebanet-", "pnasnet-")  # how their names in the zoo begin
+PAGE_OF = {
+    **{"dpc": "dpc.md", "fast-nas": "fast_nas.md", "nas-rl": "nas_rl.md"},
+    **dict.fromkeys(("amoebanet", "nasnet", "pnas"), "nasnet.md"),
+}
 
 
 def configuration() -> str:
@@ -65,7 +74,9 @@ def configuration() -> str:
         found = merged(found, of_trials(system))
     used = set(dotted_keys(defaults(RunConfig))) | set(dotted_keys(shared_by_trials()))
     used |= {key for system in all_systems() for key in dotted_keys(defaults(system.config))}
-    explained = {key for section in ("every run", "searches through a supernet", "searches by trials") for key in MEANINGS[section]}
+    explained = {
+        key for section in ("every run", "searches through a supernet", "searches by trials") for key in MEANINGS[section]
+    }
     if explained - used:
         raise ValueError(f"docs/meanings.yaml explains what no system has: {', '.join(sorted(explained - used))}")
     return "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items())
@@ -144,8 +155,10 @@ def view(values: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in found.items()
         if not key.startswith(RECIPE)
-        or (key.removeprefix(RECIPE) not in ("validate_every", "auxiliary_weight", "drop_path"))
-        and value != values["retrain"][key.removeprefix(RECIPE)]
+        or (
+            (key.removeprefix(RECIPE) not in ("validate_every", "auxiliary_weight", "drop_path"))
+            and value != values["retrain"][key.removeprefix(RECIPE)]
+        )
     }
 
 
@@ -194,6 +207,109 @@ def published(names: Sequence[str], forms: Sequence[str | None] = (None,)) -> st
     return table((*head, "in its convention", "plain") if len(rows[0]) > 5 else (*head, "here"), rows)
 
 
+def published_at(names: Sequence[str], columns: Mapping[str, str] | None = None) -> str:
+    """Networks of the zoo at their papers' own sizes and classes: what is printed and what is counted here.
+
+    columns: key of a printed figure -> head of its column.
+    """
+    rows = []
+    for entry in map(zoo.load, names):
+        (height, width), classes = entry.paper["size"], entry.paper["classes"]
+        ours = count(entry.architecture, (height, width), classes)
+        parameters, multiply_adds = (entry.paper.get(key) for key in ("parameters_m", "multiply_adds_g"))
+        rows.append(
+            (
+                f"`{entry.name}`",
+                entry.paper["network"],
+                f"{height}x{width}, {classes} classes",
+                "" if parameters is None else f"{parameters:g} M",
+                f"{ours.parameters:,}",
+                "" if multiply_adds is None else as_printed(multiply_adds),
+                f"{ours.multiply_adds:,}",
+                *(f"{entry.paper[key]:g}" for key in columns or {}),
+            )
+        )
+    head = ("", "network", "at", "parameters, paper", "here", "multiply-adds, paper", "here", *(columns or {}).values())
+    return table(head, rows)
+
+
+def dpc_cell() -> str:
+    """The published dense prediction cell alone, behind two encoders: its branches' convolutions, as the paper counts."""
+    entry = zoo.load("dpc-cityscapes-top1")
+    (height, width), stride = entry.paper["size"], entry.architecture.network.output_stride
+    size = (-(-height // stride), -(-width // stride))
+    rows = []
+    for encoder, channels in ENCODERS.items():
+        with torch.device("meta"):
+            calls = layer_calls(DenseCell(entry.architecture, channels), (1, channels, *size))
+        branches = [call for call in calls if call.name.startswith("branches.")]
+        printed = entry.paper["cell"][encoder]
+        parameters = sum(call.layer.weight.numel() for call in branches)
+        multiply_adds = sum(call.multiply_adds for call in branches)
+        theirs = (f"{printed['parameters_m']:g} M", as_printed(printed["multiply_adds_g"]))
+        rows.append((encoder, str(channels), theirs[0], f"{parameters:,}", theirs[1], f"{multiply_adds:,}"))
+    return table(("encoder", "its channels", "parameters, paper", "here", "multiply-adds, paper", "here"), rows)
+
+
+def strategies() -> str:
+    """Every strategy with its paper, what it does and its options."""
+    about = MEANINGS["about strategies"]
+    if set(about) != set(all_strategies()):
+        raise ValueError("docs/meanings.yaml tells of other strategies than there are")
+    rows = []
+    for name in all_strategies():
+        kind = load_strategy(name)
+        options = ", ".join(f"{key}={shown(value)}" for key, value in flat(to_dict(kind.options())).items())
+        rows.append((f"`{name}`", *about[name], "all" if kind.multi_objective else "the first", options or "none"))
+    return table(("strategy", "paper", "", "objectives that it follows", "options and their defaults"), rows)
+
+
+def strategy_options() -> str:
+    """What the options of the strategies mean; those that two controllers share once."""
+    rows = []
+    for name in all_strategies():
+        meanings, values = MEANINGS["strategies"][name], flat(to_dict(load_strategy(name).options()))
+        if set(meanings) != set(values):
+            raise ValueError(f"docs/meanings.yaml explains other options of {name} than there are")
+        for key in values:
+            shared = name == "ppo" and key in MEANINGS["strategies"]["reinforce"]
+            if name != "reinforce":
+                rows.append((f"`ppo.{key}`, `reinforce.{key}`" if shared else f"`{name}.{key}`", meanings[key]))
+    return table(("option", "meaning"), rows)
+
+
+def trial_systems() -> str:
+    """What each system by trials searches, how, and how a trial is judged."""
+    rows = []
+    for system in TRIAL_SYSTEMS:
+        searched, judged = MEANINGS["about trial systems"][system.name]
+        config = next(iter(system.presets_for(system.tasks[0]).values()))()
+        assert system.space is not None
+        architectures = power(size(system.space(system.config(data=DataConfig(crop=(1, 1))))))
+        page = PAGE_OF[system.name]
+        rows.append(
+            (
+                f"[`{system.name}`]({page})",
+                searched,
+                architectures,
+                f"`{config.search.strategy}`",
+                judged,
+                ", ".join(system.tasks),
+            )
+        )
+    return table(("system", "space", "architectures", "strategy", "how a trial is judged", "tasks"), rows)
+
+
+def power(number: int) -> str:
+    """A large number in two digits."""
+    return f"{number:.1e}".replace("e+0", "e").replace("e+", "e")
+
+
+def as_printed(value: float) -> str:
+    """Multiply-adds in billions, in the digits that the paper gives."""
+    return f"{value:g} G" if value >= 1 else f"{1000 * value:g} M"
+
+
 def giga(value: float) -> str:
     """Multiply-adds in the unit that leaves three digits or more."""
     return f"{value:.2f} G" if value >= 1 else f"{1000 * value:.0f} M"
@@ -208,7 +324,7 @@ def presets(system: System) -> str:
             search = config.search
             with torch.device("meta"):
                 supernet, space, width = SUPERNETS[system.name](config, CLASSES[task])
-            architectures = f"{size(space):.1e}".replace("e+0", "e").replace("e+", "e")
+            architectures = power(size(space))
             parameters = sum(parameter.numel() for parameter in supernet.parameters()) / 1e6
             epochs = f"{search.epochs}, from {search.architecture_from_epoch + 1} on"
             crop = f"{search.crop[0]}x{search.crop[1]}" + (f" at {search.resize:g}" if search.resize != 1 else "")
@@ -256,6 +372,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "auto deeplab presets": partial(presets, auto_deeplab.SYSTEM),
     "darts published": partial(published, ("darts-v1", "darts-v2", "pc-darts"), ("cifar", "imagenet")),
     "darts presets": partial(presets, darts.SYSTEM),
+    "strategies": strategies,
+    "strategy options": strategy_options,
+    "trial systems": trial_systems,
+    "nasnet published": partial(published_at, [name for name in zoo.names() if name.startswith(NASNETS)]),
+    "dpc cell": dpc_cell,
+    "dpc published": partial(published_at, ["dpc-cityscapes-top1"]),
+    "fast nas published": partial(published_at, [f"fast-nas-arch{number}" for number in range(3)]),
+    "template nas published": partial(
+        published_at,
+        [f"template-nas-arch{number}" for number in range(2)],
+        {"cityscapes_test_mIoU": "Cityscapes test, paper", "camvid_test_mIoU": "CamVid test, paper"},
+    ),
+    "nas rl published": partial(published_at, ["nas-rl-v1"]),
     "first files": first_files,
 }
 
@@ -285,7 +414,7 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list) and len(value) > 3:
+    if isinstance(value, list) and len(value) > 3 and isinstance(value[0], str):
         return f"all {len(value)}"
     if isinstance(value, list):
         return f"[{', '.join(shown(item) for item in value)}]"
