@@ -53,7 +53,9 @@ RECIPE = "search.training.recipe."
 ENCODERS = {"mobilenet-v2": 320, "xception": 2048}  # name -> channels of its features, behind which the paper counts its cell
 NASNETS = ("nasnet-", "amoebanet-", "pnasnet-")  # how their names in the zoo begin
 PAGE_OF = {
-    **{"dpc": "dpc.md", "fast-nas": "fast_nas.md", "nas-rl": "nas_rl.md"},
+    "dpc": "dpc.md",
+    "fast-nas": "fast_nas.md",
+    "nas-rl": "nas_rl.md",
     **dict.fromkeys(("amoebanet", "nasnet", "pnas"), "nasnet.md"),
 }
 
