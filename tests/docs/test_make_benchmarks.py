@@ -1,4 +1,4 @@
-"""docs/make_benchmarks.py: what `segnas benchmark --json` prints becomes the table of the page, and stays where it is not renewed."""
+"""docs/make_benchmarks.py: what `segnas benchmark --json` prints becomes the table of the page, and stays until it is renewed."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_rows_are_written_renewed_and_kept(make_benchmarks: ModuleType, tmp_path
     make_benchmarks.main([str(macro), f"nasbench201={cells}"])
     first = "| nasbench201 | evolution | c10 val | 91.20 | 0.31 | 7 | 100 | 91.19 ± 0.31 |"
     other = "| nasbench-macro | random | c10 val | 92.88 | 0.31 | 7 | 100 | - |"
-    assert table(make_benchmarks) == [first, other]
+    assert table(make_benchmarks) == [other, first]
 
     printed(cells, "evolution", 90.0, {"mean": 91.19, "std": None})
     longer = printed(tmp_path / "nasbench201.json", "evolution", 91.5, None, evaluations=300)
     make_benchmarks.main([f"nasbench201={cells}", str(longer)])
     renewed = "| nasbench201 | evolution | c10 val | 90.00 | 0.31 | 7 | 100 | 91.19 |"
-    assert table(make_benchmarks) == [renewed, "| nasbench201 | evolution | c10 val | 91.50 | 0.31 | 7 | 300 | - |", other]
+    assert table(make_benchmarks) == [other, renewed, "| nasbench201 | evolution | c10 val | 91.50 | 0.31 | 7 | 300 | - |"]
 
 
 @pytest.mark.parametrize("word", ["results.json", "nasbench999=results.json"])

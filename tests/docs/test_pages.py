@@ -87,7 +87,7 @@ def test_every_command_parses(line: str) -> None:
     overrides = context.params.get("overrides") or []
     if name in ("run", "search") and not str(context.params["system"]).endswith(".py") and "--resume" not in rest:
         chosen, overrides = over_space(context.params["system"], overrides)
-        if not str(chosen).endswith(".py"):
+        if not any(".py" in word for word in (str(chosen), *overrides)):  # files that a reader has
             system = load_system(str(chosen))
             override(preset(system, context.params["preset"] or "small", system.tasks[0]), overrides)
     elif name == "retrain":
