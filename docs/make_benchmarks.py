@@ -1,4 +1,4 @@
-"""Write the results of tabular benchmarks into docs/tabular_benchmarks.md: `python docs/make_benchmarks.py nasbench201=a.json ...`.
+"""Write the results of tabular benchmarks into docs/tabular_benchmarks.md: `python docs/make_benchmarks.py FILE ...`.
 
     segnas benchmark nasbench201 --data tables --seeds 500 --json > a.json
     python docs/make_benchmarks.py nasbench201=a.json nasbench-macro=b.json
