@@ -39,7 +39,8 @@ def start(out: Path, data: str, *settings: str) -> subprocess.Popen[bytes]:
     """The command that begins the search, or goes on with it."""
     begun = (out / "config.yaml").exists()
     words = ["search", SYSTEM, "--out", str(out), *(["--resume"] if begun else ["--data", data, "--preset", "quick", *settings])]
-    return subprocess.Popen([sys.executable, "-m", "segnas", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with open(out.with_suffix(".log"), "a", encoding="utf-8") as log:  # for whoever looks into a failure
+        return subprocess.Popen([sys.executable, "-m", "segnas", *words], stderr=log, stdout=subprocess.DEVNULL)
 
 
 def children(pid: int) -> list[int]:
@@ -73,7 +74,7 @@ def killed_ten_times(out: Path, data: str, *settings: str) -> None:
     for kill in range(KILLS):
         goal, begun = finished(out) + 3, time.monotonic()
         while finished(out) < goal and driver.poll() is None:
-            assert time.monotonic() - begun < PATIENCE, "the search does not go on"
+            assert time.monotonic() - begun < PATIENCE, out.with_suffix(".log").read_text()[-3000:]
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.3))
         victims = children(driver.pid)
