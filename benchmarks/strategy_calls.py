@@ -82,7 +82,9 @@ def in_process(name: str, options: argparse.Namespace) -> Row:
 def measured(name: str, data: str | None, evaluations: int, searches: int) -> Row:
     """The figures of a strategy, over all calls of `searches` searches after a first one."""
     score = scores_of(data)
-    asks, tells, totals = [], [], []
+    asks: list[float] = []
+    tells: list[float] = []
+    totals: list[float] = []
     for seed in range(searches + 1):
         ask, tell = timed(made(name, seed), score, evaluations)
         if seed:
