@@ -11,6 +11,7 @@ with the same seed; nothing counts twice.
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from segnas.randomness import numpy_generator
 from segnas.runs.execution import make_executor
 from segnas.runs.outcomes import Executor, Outcome, Task
 from segnas.runs.progress import console, stop_between_steps
-from segnas.runs.trials import TrialStore
+from segnas.runs.trials import Trial, TrialStore
 from segnas.spaces.architecture import Architecture, from_json
 from segnas.spaces.choice import Space, sample, stages_of
 from segnas.systems.base import Job, System
@@ -36,6 +37,7 @@ from segnas.training.preflight import Measurement
 ATTEMPTS = 3  # a trial whose worker died is run again twice at most
 OVER_BUDGET = 1000  # proposals in a row that break a constraint: the space has hardly any that keep it
 FAILING_FROM = 10  # finished trials from which on the share of failures counts
+STUDY = "study.json"  # the name of the run's studies, wherever they are
 SAVE_EVERY = 30.0  # seconds between checkpoints of the strategy, which only save the time of a replay
 
 
@@ -45,10 +47,7 @@ def search(job: Job, system: System) -> Architecture:
     if len(this.objectives.objectives) > 1 and not this.multi_objective:
         first = this.objectives.objectives[0].name
         console.print(f"note: {this.config.strategy} follows {first} alone; the Pareto front is of all that it tries")
-    directions = [objective.direction for objective in this.objectives.objectives]
-    name, location = str(job.run.path.absolute()), job.config.execution.storage or job.run.path / "trials.sqlite"
-    store = TrialStore.open(location, name, directions, [objective.name for objective in this.objectives.objectives])
-    full = TrialStore.open(location, f"{name} full training", ["maximize"])
+    store, full = stores(this)
     elsewhere = bool(job.config.execution.workers or job.config.execution.ray)
     executor = make_executor(job.config.execution, perform if elsewhere else this.bench.perform)
     records = Records(this)
@@ -56,7 +55,7 @@ def search(job: Job, system: System) -> Architecture:
         any_one = sample(this.space, numpy_generator(job.config.seed, "preflight"))
         this.bench.estimator.prepare(any_one)  # here, where it is shown and can be stopped, not in the workers
         this.resume(Round("search", store, this.space, job.config.seed))
-        carry_out(this, this.round, this.config.trials, this.propose, this.take, executor, records)
+        carry_out(this, this.round, this.config.trials, this.propose, this.admitted, this.take, executor, records)
         if not this.ranked:
             raise UserError(f"no trial of the search succeeded; {reasons(this.round)}")
         if this.stage < len(stages_of(this.space)):
@@ -64,8 +63,9 @@ def search(job: Job, system: System) -> Architecture:
             console.print(
                 f"note: the trials ended in {stage}; kept is the best of these smaller architectures (more search.trials)"
             )
-        found, score = from_json(this.best()[0].architecture), this.score(this.best()[0])
-        told = f"kept: trial {this.best()[0].number}, {this.objectives.objectives[0].name} {abs(score):.4g}"
+        best = this.best()[0]
+        found, score = from_json(best.architecture), (best.values or (0.0,))[0]
+        told = f"kept: trial {best.number}, {this.objectives.objectives[0].name} {score:.4g}"
         if this.config.rerank:
             found, told = rerank(this, Round("rerank", full, this.space, job.config.seed), executor, records)
         records.write(final=True)
@@ -75,6 +75,28 @@ def search(job: Job, system: System) -> Architecture:
         full.close()
     console.print(told)
     return found
+
+
+def stores(this: TrialSearch) -> tuple[TrialStore, TrialStore]:
+    """The studies of the search and of the full trainings.
+
+    Their name is drawn once and kept in the run. A path would not do: a run is moved, and a database may hold the trials of
+    another run that lay at this path before, or lies at it on another machine. Raises UserError when trials are missing.
+    """
+    run, objectives = this.job.run, this.objectives.objectives
+    location = this.job.config.execution.storage or run.path / "trials.sqlite"
+    if not run.has(STUDY):
+        run.write_json(STUDY, {"name": f"{run.path.absolute().name} {uuid.uuid4().hex[:12]}"})
+    name = run.read_json(STUDY)["name"]
+    store = TrialStore.open(location, name, [one.direction for one in objectives], [one.name for one in objectives])
+    rows = run.read_json("search.json")["trials"] if run.has("search.json") else []
+    known, there = sum(row["stage"] == "search" for row in rows), len(store.trials())
+    if there < known:
+        store.close()
+        raise UserError(
+            f"{store.location} holds {there} of the {known} trials of this search; go on with the execution.storage that has them"
+        )
+    return store, TrialStore.open(location, f"{name} full training", ["maximize"])
 
 
 def rerank(this: TrialSearch, round: Round, executor: Executor, records: Records) -> tuple[Architecture, str]:
@@ -92,9 +114,9 @@ def rerank(this: TrialSearch, round: Round, executor: Executor, records: Records
             round.finish(outcome.number, "failed", error=outcome.error, **common)
             return
         metrics = outcome.result["metrics"]
-        round.finish(outcome.number, "done", values=(next(iter(metrics.values())),), metrics=metrics, costs={}, **common)
+        round.finish(outcome.number, "done", values=(next(iter(metrics.values())),), metrics=metrics, **common)
 
-    carry_out(this, round, len(round.trials) + len(waiting), begin, take, executor, records)
+    carry_out(this, round, len(round.trials) + len(waiting), begin, this.task, take, executor, records)
     done = [trial for trial in round.trials if trial.status == "done"]
     if not done:
         raise UserError(f"no full training of the best trials succeeded; {reasons(round)}")
@@ -108,22 +130,23 @@ def carry_out(
     round: Round,
     planned: int,
     begin: Callable[[], Task | None],
+    admitted: Callable[[Trial], Task | None],
     take: Callable[[Outcome], None],
     executor: Executor,
     records: Records,
 ) -> None:
-    """Trials until `planned` are finished, those first that were running when the search was stopped."""
-    again = [this.task(trial) for trial in round.trials if trial.status == "running"]
+    """Trials until `planned` are finished, those first that were running when the search was stopped.
+
+    begin: a new one; admitted: one that is stored as running; both None for one that breaks a constraint, and has ended.
+    """
+    again = [trial for trial in round.trials if trial.status == "running"]
     done = round.begun() - round.counts()["running"]
     before, started, saved = this.seconds, time.monotonic(), time.monotonic()
-    broken = 0  # proposals in a row that break a constraint
     with stop_between_steps("the trials that run") as stop, records.watched(round, planned, done) as progress:
         while True:
             while executor.free() and not stop.requested and (again or round.begun() < planned):
-                task = again.pop(0) if again else begin()
-                broken = broken + 1 if task is None else 0
-                if broken == OVER_BUDGET:
-                    raise UserError(f"{OVER_BUDGET} proposals in a row broke a constraint ({round.trials[-1].error}); loosen it")
+                task = admitted(again.pop(0)) if again else begin()
+                require_within_budget(round)
                 if task is not None:
                     executor.submit(task)
                 records.write()
@@ -131,14 +154,18 @@ def carry_out(
                 break
             for outcome in executor.wait(timeout=1.0):
                 trial = round.trials[outcome.number]
+                if outcome.kind == "died" and stop.requested:  # whoever stops the search may have stopped its workers, too
+                    continue
                 if outcome.kind == "died" and trial.attempts < ATTEMPTS:
                     console.print(f"note: trial {trial.number} is run again: {outcome.error}")
-                    again.append(this.task(round.again(trial.number)))
+                    again.append(round.again(trial.number))
                     continue
                 take(outcome)
-                progress.step()
+                if round.trials[outcome.number].status != "over budget":
+                    progress.step()
                 records.show(round, round.trials[outcome.number], planned, progress)
                 require_successes(round, this.job.config.execution.failing_share)
+                require_within_budget(round)
             this.seconds = before + time.monotonic() - started
             records.write()
             if time.monotonic() - saved > SAVE_EVERY:
@@ -149,6 +176,12 @@ def carry_out(
         records.write(final=True)
         if stop.requested:
             raise Interrupted(f"the search is saved after {round.begun()} of {planned} trials")
+
+
+def require_within_budget(round: Round) -> None:
+    """Raise UserError when one proposal after the other breaks a constraint, be it on a cost that a worker measures."""
+    if round.broken >= OVER_BUDGET:
+        raise UserError(f"{round.broken} proposals in a row broke a constraint ({round.in_order()[-1].error}); loosen it")
 
 
 def require_successes(round: Round, share: float) -> None:

@@ -32,6 +32,9 @@ class Round:
         self.kind, self.store, self.space, self.seed = kind, store, space, seed
         self.trials: list[Trial] = store.trials()
         self.told = sum(trial.order is not None for trial in self.trials)
+        self.broken = 0  # how many of those that were finished last, one after the other, broke a constraint
+        for trial in self.in_order():
+            self.broken = self.broken + 1 if trial.status == "over budget" else 0
 
     def begin(self, architecture: Architecture, costs: Mapping[str, float], hint: Mapping[str, Any]) -> Trial:
         """A new trial, running."""
@@ -61,6 +64,7 @@ class Round:
         trial = replace(self.trials[number], status=status, order=self.told, finished=time.time(), **figures)
         self.trials[number] = trial
         self.told += 1
+        self.broken = self.broken + 1 if status == "over budget" else 0
         return trial
 
     def counts(self) -> Counter[str]:
@@ -151,8 +155,11 @@ class TrialSearch:
         """Ask for an architecture and store it; None when it breaks a constraint on what is known without training."""
         architecture = self.strategy.ask()
         costs = self.bench.estimator.costs(architecture)
-        trial = self.round.begin(architecture, costs, self.bench.estimator.hint(self.estimates))
-        broken = self.objectives.broken(costs)
+        return self.admitted(self.round.begin(architecture, costs, self.bench.estimator.hint(self.estimates)))
+
+    def admitted(self, trial: Trial) -> Task | None:
+        """A trial that was stored as running, for a worker; None when what it costs breaks a constraint, which ends it."""
+        broken = self.objectives.broken(trial.costs)
         if broken:
             self.end(trial.number, "over budget", error=f"breaks {broken[0]}")
             return None

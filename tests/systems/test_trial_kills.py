@@ -18,7 +18,6 @@ from test_trial_search import SYSTEM, found, stored
 from tiny_search import Drawn
 
 from segnas import api
-from segnas.runs.trials import TrialStore
 
 sys.path.append(str(Path(__file__).parents[1] / "runs"))
 
@@ -60,11 +59,7 @@ def workers_of(driver: int) -> list[int]:
 def finished(out: Path) -> int:
     if not (out / "search.json").exists():
         return 0
-    store = TrialStore.open(out / "trials.sqlite", str(out.absolute()), ["maximize"])
-    try:
-        return sum(trial.order is not None for trial in store.trials())
-    finally:
-        store.close()
+    return sum(trial.order is not None for trial in stored(out))
 
 
 def killed_ten_times(out: Path, data: str, *settings: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from tiny_search import Drawn
 import segnas
 from segnas import api
 from segnas.errors import Interrupted, UserError
+from segnas.runs.progress import StopRequest
 from segnas.runs.run import Run
 from segnas.runs.trials import Trial, TrialStore
+from segnas.spaces.architecture import identity
+from segnas.systems import trial_search
 from segnas.systems.base import load_system
 from segnas.systems.trial_state import TrialSearch
+from segnas.systems.trial_work import Bench
 
 SYSTEM = str(Path(__file__).with_name("tiny_trials.py"))
 
@@ -37,7 +42,8 @@ def found(out: Path) -> dict[str, Any]:
 
 
 def stored(out: Path) -> list[Trial]:
-    store = TrialStore.open(out / "trials.sqlite", str(out.absolute()), [one["direction"] for one in found(out)["objectives"]])
+    name = json.loads((out / "study.json").read_text())["name"]
+    store = TrialStore.open(out / "trials.sqlite", name, [one["direction"] for one in found(out)["objectives"]])
     try:
         return store.trials()
     finally:
@@ -204,6 +210,98 @@ def test_a_strategy_and_its_options_are_checked_before_anything_is_written(data:
         assert not (tmp_path / "run").exists()
 
 
+def test_a_proposal_over_budget_is_not_trained_after_a_kill_either(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the proposal is stored, and before it is stored that it breaks a constraint."""
+    settings = ['search.constraints=["parameters <= 1005"]', "search.trials=5"]
+    whole = search(data, tmp_path / "whole", *settings)
+    original, kills = TrialSearch.end, 0
+
+    def killed(self: TrialSearch, number: int, status: Any, **figures: Any) -> None:
+        nonlocal kills
+        if status == "over budget" and kills < 2:
+            kills += 1
+            raise KeyboardInterrupt
+        original(self, number, status, **figures)
+
+    monkeypatch.setattr(TrialSearch, "end", killed)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            search(data, tmp_path / "run", *settings, resume=resume)
+    parts = search(data, tmp_path / "run", *settings, resume=True)
+    kept = ("number", "status", "id", "seed", "metrics", "costs", "error")
+    assert [[row[key] for key in kept] for row in parts["trials"]] == [[row[key] for key in kept] for row in whole["trials"]]
+
+
+def test_a_latency_is_measured_before_training_and_a_limit_that_nothing_keeps_ends_the_search(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setattr(Bench, "latency_ms", lambda self, architecture: 1.0)
+    monkeypatch.setattr(trial_search, "OVER_BUDGET", 7)
+    with pytest.raises(UserError, match=r"7 proposals in a row broke a constraint \(breaks latency_ms <= 0.5\); loosen it"):
+        search(data, tmp_path / "run", 'search.constraints=["latency_ms <= 0.5"]', f"search.log={log}")
+    assert not log.exists()
+
+
+def test_a_latency_near_its_limit_ends_no_full_training(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured once more it might be over; it was within when the trial was let in."""
+    measured: list[str] = []
+
+    def latency_ms(self: Bench, architecture: Any) -> float:
+        measured.append(identity(architecture))
+        return 1.0 if measured.count(measured[-1]) == 1 else 3.0
+
+    monkeypatch.setattr(Bench, "latency_ms", latency_ms)
+    settings = ['search.constraints=["latency_ms <= 2"]', "search.rerank=2", "search.rerank_epochs=1", "search.trials=4"]
+    told = search(data, tmp_path / "run", *settings)
+    again = [row for row in told["trials"] if row["stage"] == "rerank"]
+    assert [(row["status"], row["costs"]["latency_ms"]) for row in again] == [("done", 1.0), ("done", 1.0)]
+
+
+def test_a_run_that_was_moved_goes_on_with_its_trials(data: str, tmp_path: Path) -> None:
+    told = search(data, tmp_path / "run", f"search.log={tmp_path / 'log'}")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "architecture.json").unlink()
+    again = search(data, tmp_path / "moved", resume=True)
+    assert len((tmp_path / "log").read_text().splitlines()) == 12
+    assert [(row["id"], row["metrics"]) for row in again["trials"]] == [(row["id"], row["metrics"]) for row in told["trials"]]
+
+
+def test_trials_in_a_database_are_of_one_run_though_another_lay_at_its_path(data: str, tmp_path: Path) -> None:
+    storage = f"execution.storage=sqlite:///{tmp_path / 'shared.sqlite'}"
+    for _ in range(2):
+        search(data, tmp_path / "run", storage, f"search.log={tmp_path / 'log'}")
+        shutil.rmtree(tmp_path / "run")
+    assert len((tmp_path / "log").read_text().splitlines()) == 24
+
+
+def test_a_search_does_not_go_on_without_its_trials(data: str, tmp_path: Path) -> None:
+    search(data, tmp_path / "run")
+    (tmp_path / "run" / "architecture.json").unlink()
+    other = f"execution.storage=sqlite:///{tmp_path / 'other.sqlite'}"
+    with pytest.raises(UserError, match=r"holds 0 of the 12 trials of this search; go on with the execution\.storage"):
+        search(data, tmp_path / "run", other, resume=True)
+    assert len(search(data, tmp_path / "run", 'execution.storage=""', resume=True)["trials"]) == 12
+
+
+def test_a_worker_that_is_stopped_with_its_search_does_not_fail_its_trial(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a batch system ends all processes of a job: a trial of three attempts is not given up for that."""
+    deadly = tmp_path / "left"
+    deadly.write_text("3")
+    settings = (f"search.deadly={deadly}", "execution.workers=1", "search.trials=3")
+    with monkeypatch.context() as patched:
+        patched.setattr(StopRequest, "requested", property(lambda self: deadly.read_text() == "0"))
+        with pytest.raises(Interrupted):
+            search(data, tmp_path / "run", *settings)
+    assert found(tmp_path / "run")["trials"][0]["status"] == "running"
+    told = search(data, tmp_path / "run", *settings, resume=True)
+    assert [row["status"] for row in told["trials"]] == ["done"] * 3
+
+
 def test_random_search_over_the_space_of_another_system(data: str, tmp_path: Path) -> None:
     system = load_system("random/darts")
     config = system.presets["quick"]()
@@ -216,8 +314,6 @@ def test_random_search_over_the_space_of_another_system(data: str, tmp_path: Pat
 
 
 def test_a_stop_between_trials_saves_and_says_how_far(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segnas.runs.progress import StopRequest
-
     monkeypatch.setattr(StopRequest, "requested", property(lambda self: len(list((tmp_path / "run").glob("search.json"))) > 0))
     with pytest.raises(Interrupted, match=r"the search is saved after \d+ of 12 trials"):
         search(data, tmp_path / "run")
