@@ -1,6 +1,7 @@
 """Write the measured results into README.md and docs/results.md: `python docs/make_results.py runs/demo runs/camvid`.
 
-Everything is read from the run directories; a run on another data folder can be named by its folder alone.
+Everything is read from the run directories; a run on another data folder can be named by its folder alone. A run takes the place
+of the one of the same data and system; the others stay.
 """
 
 from __future__ import annotations
@@ -15,21 +16,35 @@ from segnas.runs.progress import duration
 from segnas.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("data", "system", "seen at", "figure", "val", "test", "by hand", "random", "parameters", "multiply-adds", "search",
-           "retraining", "device")  # fmt: skip
+COLUMNS = ("data", "system", "seen at", "figure", "val", "test", "by hand", "random", "random search", "parameters",
+           "multiply-adds", "search", "retraining", "device")  # fmt: skip
 
 
 def main(paths: list[Path]) -> None:
     """Replace the marked table of README.md, and docs/results.md."""
-    runs = [Run.open(path) for path in paths]
-    table = "\n".join([_line(COLUMNS), _line(["--"] * len(COLUMNS)), *(_line(_row(run)) for run in runs)])
+    results = ROOT / "docs" / "results.md"
+    rows, sections = _known(results.read_text(encoding="utf-8"))
+    for run in map(Run.open, paths):
+        row = dict(zip(COLUMNS, _row(run), strict=True))
+        rows[f"{row['data']}, {row['system']}"] = row
+        sections[f"{row['data']}, {row['system']}"] = _section(run)
+    cells = [[row.get(column, "-") for column in COLUMNS] for row in rows.values()]
+    table = "\n".join([_line(COLUMNS), _line(["--"] * len(COLUMNS)), *map(_line, cells)])
     readme = ROOT / "README.md"
     begin, end = "<!-- results: written by docs/make_results.py -->", "<!-- end of results -->"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL), encoding="utf-8")
-    parts = ["# Measured results", "Written by `docs/make_results.py` from the run directories.", table]
-    parts += [_section(run) for run in runs]
-    (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    parts = ["# Measured results", "Written by `docs/make_results.py` from the run directories.", table, *sections.values()]
+    results.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _known(text: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The rows and the sections of the page as it is, by data and system."""
+    head, *sections = re.split(r"\n\n(?=## )", text.rstrip("\n"))
+    lines = [line.strip("| ").split(" | ") for line in head.splitlines() if line.startswith("| ")]
+    rows = [dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]]
+    named = {section.splitlines()[0].removeprefix("## "): section for section in sections}
+    return {f"{row['data']}, {row['system']}": row for row in rows}, named
 
 
 def _row(run: Run) -> list[str]:
@@ -39,7 +54,7 @@ def _row(run: Run) -> list[str]:
     scores = [f"{evaluations[split][metric]:.1f}" if split in evaluations else "-" for split in ("val", "test")]
     counts = [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['multiply_adds'] / 1e9:.2f} G"]
     times = [duration(timing[stage]) for stage in ("search", "retrain")]
-    beside = [_compared(run, kind) for kind in ("hand-made", "random")]
+    beside = [_compared(run, kind) for kind in ("hand-made", "random", "random search")]
     head = [about["name"], str(planned(run).system), "x".join(map(str, cost["size"])), metric]
     return [*head, *scores, *beside, *counts, *times, environment["device"]]
 

@@ -13,24 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from segnas import zoo
 from segnas.api import usual_input
-from segnas.config import dotted_keys, to_dict
+from segnas.benchmarking import all_strategies
+from segnas.config import dotted_keys, flat, to_dict
 from segnas.costs.counts import count
+from segnas.costs.layers import layer_calls
 from segnas.data.transforms import DataConfig
 from segnas.nets.auto_deeplab_supernet import AutoDeepLabSupernet
 from segnas.nets.darts_supernet import DartsSupernet
+from segnas.nets.dpc import DenseCell
 from segnas.spaces.auto_deeplab import AutoDeepLabSpace
 from segnas.spaces.choice import size
 from segnas.spaces.darts import DartsSpace
+from segnas.strategies.base import load_strategy
 from segnas.systems import auto_deeplab, darts
-from segnas.systems.base import System
+from segnas.systems.base import System, all_systems
 from segnas.systems.settings import PRESETS, RunConfig
+from segnas.systems.trials import TrialRunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = {"segmentation": 19, "classification": 10}  # of Cityscapes and of CIFAR-10, for which the papers count
-SYSTEMS = (auto_deeplab.SYSTEM, darts.SYSTEM)
+TRIAL_SYSTEMS = tuple(system for system in all_systems() if system.estimator is not None)
 ORDER = ("quick", "small", "paper")
 TASKS = {"segmentation": "presets", "classification": "one class an image"}  # task -> head of the column of its presets
 FIRST_FILES = {
@@ -41,132 +47,124 @@ FIRST_FILES = {
     "segnas/strategies/bilevel.py": "the steps of the weights and of the architecture",
     "segnas/training/retrain.py": "training from scratch, a plain loop",
 }
-MEANINGS = {  # of what all runs have, then of what searches through a supernet share
-    "seed": "of everything that is drawn at random; a drawn split depends on it too",
-    "data.crop": "height and width of a training view, in pixels; every preset sets it",
-    "data.resize": "factor applied to images before anything else; evaluation compares at the labels' full size",
-    "data.scale": "range of the random factor on top of it",
-    "data.flip": "probability of a mirrored view",
-    "data.brightness": "the factor is drawn from 1 - x to 1 + x",
-    "data.contrast": "the same",
-    "data.saturation": "the same",
-    "data.hue": "shift of up to x turns, 0.5 at most",
-    "data.padding": "pixels of black around the image, from which the crop is then taken (4 for CIFAR-10)",
-    "data.cutout": "side of a square at a random place that is blanked out (16 for CIFAR-10); 0: none",
-    "data.workers": "processes that read and transform; 0: none beside the training process. They change no pixel",
-    "data.cache": "`memory` keeps decoded images, `none` does not, `auto` does when they fit in a quarter of the free memory",
-    "device.accelerator": "`cpu`, `cuda`, or `auto`: a GPU when there is one, and it says which",
-    "device.precision": "`32`, or `bf16`: mixed, weights stay in float32",
-    "device.channels_last": "NHWC memory format, faster for dense convolutions",
-    "device.threads": "CPU threads of torch; `null` leaves torch's own number",
-    "device.graphs": "on a GPU a search's steps are recorded and replayed (CUDA graphs): far fewer launches. No effect on a CPU",
-    "retrain.epochs": "length of the training",
-    "retrain.steps": "length in steps; takes the place of the epochs when given",
-    "retrain.batch_size": "images a step, of all processes together",
-    "retrain.optimizer": "`sgd` or `adamw`",
-    "retrain.learning_rate": "the rate after warm-up",
-    "retrain.schedule": "`poly` or `cosine`",
-    "retrain.power": "exponent of `poly`",
-    "retrain.final_learning_rate": "where the schedule ends",
-    "retrain.warmup_steps": "steps of linear warm-up before the schedule begins",
-    "retrain.momentum": "of SGD; for AdamW its first beta",
-    "retrain.nesterov": "Nesterov momentum, with `sgd` alone",
-    "retrain.weight_decay": "weight decay",
-    "retrain.decay_all": "`false` spares biases and normalisation layers",
-    "retrain.clip_norm": "largest norm of the gradient; 0: not clipped",
-    "retrain.class_weights": "`none`, or `median_frequency`: rare classes weigh more",
-    "retrain.label_smoothing": "share of the target that is spread evenly over all classes",
-    "retrain.auxiliary_weight": "of the loss of an auxiliary head, for networks that have one; 0: no such head",
-    "retrain.drop_path": "probability of keeping a path, at the last cell and the last step; 1: none is dropped",
-    "retrain.batch_norm_momentum": "of the running statistics",
-    "retrain.ema_decay": "moving average of the weights, which is then what is saved; 0: none",
-    "retrain.seed": "of initial weights, order, views and dropout; `null`: the run's own",
-    "retrain.weights": "a model.safetensors, or a run, of the same architecture to start from",
-    "retrain.validate_every": "epochs between two validations; 0: never",
-    "evaluation.split": "the split of evaluation.json; `segnas run` scores `test` as well where there is one",
-    "evaluation.scales": "the probabilities at all scales are averaged",
-    "evaluation.flip": "and those of the mirrored image",
-    "evaluation.batch_size": "images of one size at a time; changes no figure. `null`: 1, or 128 where an image has one class",
-    "budget.max_parameters": "the network is scaled to the widest that has no more; also `--max-parameters`",
-    "budget.max_multiply_adds": "the same for the multiply-adds of one image; also `--max-multiply-adds`",
-    "budget.max_latency_ms": "the same for the milliseconds of one image, measured (upper quartile); also `--max-latency-ms`",
-    "budget.device": "where the latency counts, such as `cpu`; empty: the run's own; also `--device`",
-    "comparison.baseline": "`unet`, `deeplab-v3-plus`, `resnet`; `auto`: U-Net or ResNet by the task; `none`: no comparison",
-    "comparison.random": "whether a random architecture of the same space is trained, too",
-    "comparison.seeds": "trainings of each network that is compared; also `--seeds`",
-    "time_limit": "seconds that search and retraining were sized for, once, at the start; also `--time`",
-    "export.size": "height and width of the exported network's input; `null`: those at which it sees the evaluated images",
-    "search.layers": "cells in a row",
-    "search.blocks": "blocks of a cell",
-    "search.operations": "what an edge may be",
-    "search.epochs": "epochs of the search; one is a pass over half of the training images",
-    "search.architecture_from_epoch": "epochs in which the weights alone are trained",
-    "search.steps_per_epoch": "steps of an epoch; `null`: as many as half of the training images make",
-    "search.batch_size": "images of a step, of all processes together, for the weights and for the architecture each",
-    "search.crop": "as `data.crop`, for the search",
-    "search.resize": "as `data.resize`, for the search",
-    "search.learning_rate": "of the weights (SGD, cosine)",
-    "search.final_learning_rate": "where it ends",
-    "search.momentum": "of SGD",
-    "search.weight_decay": "of the weights",
-    "search.clip_norm": "largest norm of the weights' gradient; 0: not clipped",
-    "search.architecture_learning_rate": "of alpha and beta (Adam)",
-    "search.architecture_weight_decay": "of alpha and beta",
-    "search.scored_images": "images of trainB on which supernet and decoded architecture are scored after each epoch",
-    "search.engine": "mixed cells in few large calls (`fused`) or module by module: see [engine.md](engine.md)",
-    "search.recompute_cells": "compute cells a second time in the backward pass, for less memory; `auto`: where it is needed",
-    "search.select": "`last` or `best`: which decoded architecture goes on",
-    "network.aspp_width": "channels of each branch of the ASPP",
-    "network.low_level_width": "channels of the low-level features in the decoder",
-    "network.decoder_width": "channels of the decoder",
-    "network.dropout": "after the ASPP",
-}
-OWN_MEANINGS: dict[str, dict[str, str]] = {  # of what one system has, or means differently
-    "auto-deeplab": {
-        "search.filters": "channels of a block at stride 4, in the supernet",
-        "search.stem": "channels of the supernet's stem",
-        "search.head_width": "channels of the supernet's head",
-        "network.filters": "channels of a block at stride 4; doubled at each level below",
-        "network.stem": "channels of the stem's three convolutions",
-        "network.aspp_rates": "dilations of its 3x3 branches, for a last cell of stride 8",
-    },
-    "darts": {
-        "search.channels": "channels of a block before the first reduction, in the supernet",
-        "search.head_width": "channels of the supernet's head, in the segmentation form",
-        "search.order": "`first` or `second`: of the gradient of alpha; second takes 2.8 times as long",
-        "search.partial_channels": "K of PC-DARTS: 1 / K of the channels is mixed; 1 for DARTS",
-        "search.edge_weights": "weigh the edges into a block as well (beta of PC-DARTS)",
-        "search.stop_by_curvature": "end the search when the curvature of the loss in alpha has grown by too much",
-        "search.curvature_every": "epochs between two looks at it",
-        "network.form": "`segmentation`, `cifar` or `imagenet`: stem, strides and head",
-        "network.channels": "channels of a block before the first reduction; doubled by each of the two",
-        "network.layers": "cells in a row; those at a third and at two thirds reduce",
-        "network.aspp_rates": "dilations of its 3x3 branches, at stride 16",
-    },
-}
+MEANINGS = yaml.safe_load((ROOT / "docs" / "meanings.yaml").read_text(encoding="utf-8"))
 SEARCHED = ("search", "network")  # the sections that differ from system to system
+RECIPE = "search.training.recipe."
+ENCODERS = {"mobilenet-v2": 320, "xception": 2048}  # name -> channels of its features, behind which the paper counts its cell
+NASNETS = ("nasnet-", "amoebanet-", "pnasnet-")  # how their names in the zoo begin
+PAGE_OF = {
+    "dpc": "dpc.md",
+    "fast-nas": "fast_nas.md",
+    "nas-rl": "nas_rl.md",
+    **dict.fromkeys(("amoebanet", "nasnet", "pnas"), "nasnet.md"),
+}
 
 
 def configuration() -> str:
     """Every key with its default, the presets that differ, and its meaning; one table a section, those of systems at the end."""
-    crop = DataConfig(crop=(1, 1))
-    columns = {head: PRESETS[task] for task, head in TASKS.items()}
-    parts = sections("", to_dict(RunConfig(data=crop)), MEANINGS, columns)
-    for system in SYSTEMS:
-        meanings = MEANINGS | OWN_MEANINGS[system.name]
-        values = to_dict(system.config(data=crop))
-        unexplained = set(dotted_keys(values)) - set(meanings) | set(OWN_MEANINGS[system.name]) - set(dotted_keys(values))
-        if unexplained:
-            raise ValueError(f"docs/make_tables.py explains other keys than there are: {', '.join(sorted(unexplained))}")
+    known = MEANINGS["every run"]
+    found = sections("", defaults(RunConfig), known, {head: PRESETS[task] for task, head in TASKS.items()})
+    for system in (one for one in all_systems() if one not in TRIAL_SYSTEMS):
+        require_explained(system)
+        values = defaults(system.config)
+        own = known | MEANINGS["searches through a supernet"] | MEANINGS["own"][system.name]
         columns = {TASKS[task]: system.presets_for(task) for task in system.tasks}
-        parts += sections(f" of {system.name}", {name: values[name] for name in SEARCHED}, meanings, columns)
-    everywhere = {key for system in SYSTEMS for key in dotted_keys(to_dict(system.config(data=crop)))}
-    if set(MEANINGS) - everywhere:
-        raise ValueError(f"docs/make_tables.py explains what no system has: {', '.join(sorted(set(MEANINGS) - everywhere))}")
-    return "\n\n".join(parts)
+        found |= sections(f" of {system.name}", {section: values[section] for section in SEARCHED}, own, columns)
+    found |= sections(" by trials", shared_by_trials(), MEANINGS["searches by trials"], {})
+    for system in TRIAL_SYSTEMS:
+        require_explained(system)
+        found = merged(found, of_trials(system))
+    used = set(dotted_keys(defaults(RunConfig))) | set(dotted_keys(shared_by_trials()))
+    used |= {key for system in all_systems() for key in dotted_keys(defaults(system.config))}
+    explained = {
+        key for section in ("every run", "searches through a supernet", "searches by trials") for key in MEANINGS[section]
+    }
+    if explained - used:
+        raise ValueError(f"docs/meanings.yaml explains what no system has: {', '.join(sorted(explained - used))}")
+    return "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items())
 
 
-def sections(whose: str, values: Any, meanings: Mapping[str, str], columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def defaults(config: Any) -> dict[str, Any]:
+    """A configuration's own values."""
+    return dict(to_dict(config(data=DataConfig(crop=(1, 1)))))
+
+
+def shared_by_trials() -> dict[str, Any]:
+    """The sections of every search by trials."""
+    values = defaults(TrialRunConfig)
+    return {"search": {**values["search"], "options": {}}, "execution": values["execution"]}
+
+
+def require_explained(system: System) -> None:
+    """Raise ValueError where a system's own keys and their explanations differ."""
+    if system in TRIAL_SYSTEMS:
+        views = [view(to_dict(make())) for task in system.tasks for make in system.presets_for(task).values()]
+        keys = {*view(defaults(system.config)), *(key for one in views for key in one)}
+        keys = {key for key in keys if not key.startswith("search.options.")} - set(dotted_keys(shared_by_trials()))
+    else:
+        values = defaults(system.config)
+        keys = set(dotted_keys({section: values[section] for section in SEARCHED}))
+    own = set(MEANINGS["own"][system.name])
+    known = {key for group in ("every run", "searches through a supernet", "short trainings") for key in MEANINGS[group]}
+    wrong = (own - keys) | (keys - own - known)
+    if wrong:
+        raise ValueError(f"docs/meanings.yaml explains other keys of {system.name} than there are: {', '.join(sorted(wrong))}")
+
+
+def merged(found: Mapping[str, str], parts: Mapping[str, str]) -> dict[str, str]:
+    """Sections with others added; those of several systems that are the same become one."""
+    result = dict(found)
+    for title, text in parts.items():
+        same = [one for one, table in result.items() if table == text]
+        if same:
+            name = title.split(" of ")[1]
+            result = {f"{one}, {name}" if one == same[0] else one: table for one, table in result.items()}
+        else:
+            result[title] = text
+    return result
+
+
+def of_trials(system: System) -> dict[str, str]:
+    """The sections of a system that searches by trials; of what such searches share only what its presets set."""
+    made = {task: {name: to_dict(make()) for name, make in system.presets_for(task).items()} for task in system.tasks}
+    views = {TASKS[task]: {name: view(values) for name, values in column.items()} for task, column in made.items()}
+    first = next(iter(made.values()))["quick"]
+    strategy = first["search"]["strategy"]
+    options = {f"search.options.{strategy}.{key}": text for key, text in MEANINGS["strategies"][strategy].items()}
+    known = MEANINGS["searches through a supernet"] | MEANINGS["searches by trials"] | MEANINGS["short trainings"]
+    meanings = known | options | MEANINGS["own"][system.name]
+    usual = defaults(system.config)
+    usual["search"]["options"] = {strategy: to_dict(load_strategy(strategy).options())}
+    usual = view(usual)
+    shared = {*dotted_keys(shared_by_trials()), *options}
+    rows: dict[str, list[tuple[str, ...]]] = {f"{section} of {system.name}": [] for section in SEARCHED}
+    for key in dotted_keys({section: first[section] for section in SEARCHED}):
+        default = usual.get(key)
+        others = [differing(default, {name: one.get(key, default) for name, one in column.items()}) for column in views.values()]
+        if any(others) or (key in usual and key not in shared):
+            text = shown(default) if key in usual else ""
+            rows[f"{key.split('.')[0]} of {system.name}"].append((f"`{key}`", text, *others, meanings[key]))
+    return {title: table(("key", "default", *views, "meaning"), found) for title, found in rows.items()}
+
+
+def view(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Search and network of a configuration by dotted key, without what a trial's recipe has as retraining has it.
+
+    Nor what no trial has: validations, an auxiliary head, drop path.
+    """
+    found = flat({section: values[section] for section in SEARCHED})
+    return {
+        key: value
+        for key, value in found.items()
+        if not key.startswith(RECIPE)
+        or (
+            (key.removeprefix(RECIPE) not in ("validate_every", "auxiliary_weight", "drop_path"))
+            and value != values["retrain"][key.removeprefix(RECIPE)]
+        )
+    }
+
+
+def sections(whose: str, values: Any, meanings: Mapping[str, str], columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Title and table of each section. columns: head -> name of a preset -> function that makes its configuration."""
     made = {head: {name: to_dict(makers[name]()) for name in ORDER if name in makers} for head, makers in columns.items()}
     rows: dict[str, list[tuple[str, ...]]] = {}
@@ -175,7 +173,7 @@ def sections(whose: str, values: Any, meanings: Mapping[str, str], columns: Mapp
         others = [differing(default, {name: look_up(preset, key) for name, preset in column.items()}) for column in made.values()]
         section = f"{key.split('.')[0]}{whose}" if "." in key else "The run"
         rows.setdefault(section, []).append((f"`{key}`", "" if key == "data.crop" else shown(default), *others, meanings[key]))
-    return [f"## {title}\n\n{table(('key', 'default', *columns, 'meaning'), found)}" for title, found in rows.items()]
+    return {title: table(("key", "default", *columns, "meaning"), found) for title, found in rows.items()}
 
 
 def differing(default: Any, presets: Mapping[str, Any]) -> str:
@@ -211,6 +209,115 @@ def published(names: Sequence[str], forms: Sequence[str | None] = (None,)) -> st
     return table((*head, "in its convention", "plain") if len(rows[0]) > 5 else (*head, "here"), rows)
 
 
+def published_at(names: Sequence[str], columns: Mapping[str, str] | None = None) -> str:
+    """Networks of the zoo at their papers' own sizes and classes: what is printed and what is counted here.
+
+    columns: key of a printed figure -> head of its column.
+    """
+    rows = []
+    for entry in map(zoo.load, names):
+        (height, width), classes = entry.paper["size"], entry.paper["classes"]
+        ours = count(entry.architecture, (height, width), classes)
+        parameters, multiply_adds = (entry.paper.get(key) for key in ("parameters_m", "multiply_adds_g"))
+        rows.append(
+            (
+                f"`{entry.name}`",
+                entry.paper["network"],
+                f"{height}x{width}, {classes} classes",
+                "" if parameters is None else f"{parameters:g} M",
+                f"{ours.parameters:,}",
+                "" if multiply_adds is None else as_printed(multiply_adds),
+                f"{ours.multiply_adds:,}",
+                *(f"{entry.paper[key]:g}" for key in columns or {}),
+            )
+        )
+    head = ("", "network", "at", "parameters, paper", "here", "multiply-adds, paper", "here", *(columns or {}).values())
+    return table(head, rows)
+
+
+def dpc_cell() -> str:
+    """The published dense prediction cell alone, behind two encoders: its branches' convolutions, as the paper counts."""
+    entry = zoo.load("dpc-cityscapes-top1")
+    (height, width), stride = entry.paper["size"], entry.architecture.network.output_stride
+    size = (-(-height // stride), -(-width // stride))
+    rows = []
+    for encoder, channels in ENCODERS.items():
+        with torch.device("meta"):
+            calls = layer_calls(DenseCell(entry.architecture, channels), (1, channels, *size))
+        branches = [call for call in calls if call.name.startswith("branches.")]
+        printed = entry.paper["cell"][encoder]
+        parameters = sum(call.layer.weight.numel() for call in branches)
+        multiply_adds = sum(call.multiply_adds for call in branches)
+        theirs = (f"{printed['parameters_m']:g} M", as_printed(printed["multiply_adds_g"]))
+        rows.append((encoder, str(channels), theirs[0], f"{parameters:,}", theirs[1], f"{multiply_adds:,}"))
+    return table(("encoder", "its channels", "parameters, paper", "here", "multiply-adds, paper", "here"), rows)
+
+
+def own_strategies() -> list[str]:
+    """The names of the strategies of the package, whatever files of others were read."""
+    found = all_strategies()
+    return [name for name in found if found[name].__module__.startswith("segnas.")]
+
+
+def strategies() -> str:
+    """Every strategy with its paper, what it does and its options."""
+    about = MEANINGS["about strategies"]
+    if set(about) != set(own_strategies()):
+        raise ValueError("docs/meanings.yaml tells of other strategies than there are")
+    rows = []
+    for name in own_strategies():
+        kind = load_strategy(name)
+        options = ", ".join(f"{key}={shown(value)}" for key, value in flat(to_dict(kind.options())).items())
+        rows.append((f"`{name}`", *about[name], "all" if kind.multi_objective else "the first", options or "none"))
+    return table(("strategy", "paper", "", "objectives that it follows", "options and their defaults"), rows)
+
+
+def strategy_options() -> str:
+    """What the options of the strategies mean; those that two controllers share once."""
+    rows = []
+    for name in own_strategies():
+        meanings, values = MEANINGS["strategies"][name], flat(to_dict(load_strategy(name).options()))
+        if set(meanings) != set(values):
+            raise ValueError(f"docs/meanings.yaml explains other options of {name} than there are")
+        for key in values:
+            shared = name == "ppo" and key in MEANINGS["strategies"]["reinforce"]
+            if name != "reinforce":
+                rows.append((f"`ppo.{key}`, `reinforce.{key}`" if shared else f"`{name}.{key}`", meanings[key]))
+    return table(("option", "meaning"), rows)
+
+
+def trial_systems() -> str:
+    """What each system by trials searches, how, and how a trial is judged."""
+    rows = []
+    for system in TRIAL_SYSTEMS:
+        searched, judged = MEANINGS["about trial systems"][system.name]
+        config = next(iter(system.presets_for(system.tasks[0]).values()))()
+        assert system.space is not None
+        architectures = power(size(system.space(system.config(data=DataConfig(crop=(1, 1))))))
+        page = PAGE_OF[system.name]
+        rows.append(
+            (
+                f"[`{system.name}`]({page})",
+                searched,
+                architectures,
+                f"`{config.search.strategy}`",
+                judged,
+                ", ".join(system.tasks),
+            )
+        )
+    return table(("system", "space", "architectures", "strategy", "how a trial is judged", "tasks"), rows)
+
+
+def power(number: int) -> str:
+    """A large number in two digits."""
+    return f"{number:.1e}".replace("e+0", "e").replace("e+", "e")
+
+
+def as_printed(value: float) -> str:
+    """Multiply-adds in billions, in the digits that the paper gives."""
+    return f"{value:g} G" if value >= 1 else f"{1000 * value:g} M"
+
+
 def giga(value: float) -> str:
     """Multiply-adds in the unit that leaves three digits or more."""
     return f"{value:.2f} G" if value >= 1 else f"{1000 * value:.0f} M"
@@ -225,7 +332,7 @@ def presets(system: System) -> str:
             search = config.search
             with torch.device("meta"):
                 supernet, space, width = SUPERNETS[system.name](config, CLASSES[task])
-            architectures = f"{size(space):.1e}".replace("e+0", "e").replace("e+", "e")
+            architectures = power(size(space))
             parameters = sum(parameter.numel() for parameter in supernet.parameters()) / 1e6
             epochs = f"{search.epochs}, from {search.architecture_from_epoch + 1} on"
             crop = f"{search.crop[0]}x{search.crop[1]}" + (f" at {search.resize:g}" if search.resize != 1 else "")
@@ -273,6 +380,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "auto deeplab presets": partial(presets, auto_deeplab.SYSTEM),
     "darts published": partial(published, ("darts-v1", "darts-v2", "pc-darts"), ("cifar", "imagenet")),
     "darts presets": partial(presets, darts.SYSTEM),
+    "strategies": strategies,
+    "strategy options": strategy_options,
+    "trial systems": trial_systems,
+    "nasnet published": partial(published_at, [name for name in zoo.names() if name.startswith(NASNETS)]),
+    "dpc cell": dpc_cell,
+    "dpc published": partial(published_at, ["dpc-cityscapes-top1"]),
+    "fast nas published": partial(published_at, [f"fast-nas-arch{number}" for number in range(3)]),
+    "template nas published": partial(
+        published_at,
+        [f"template-nas-arch{number}" for number in range(2)],
+        {"cityscapes_test_mIoU": "Cityscapes test, paper", "camvid_test_mIoU": "CamVid test, paper"},
+    ),
+    "nas rl published": partial(published_at, ["nas-rl-v1"]),
     "first files": first_files,
 }
 
@@ -302,7 +422,7 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list) and len(value) > 3:
+    if isinstance(value, list) and len(value) > 3 and isinstance(value[0], str):
         return f"all {len(value)}"
     if isinstance(value, list):
         return f"[{', '.join(shown(item) for item in value)}]"

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 VERBS = (
     *("check", "search", "retrain", "run", "evaluate", "predict", "export_onnx", "write_report", "compare_runs", "load", "count"),
-    "latency",
+    *("latency", "benchmark"),
 )
 
 

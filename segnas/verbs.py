@@ -389,6 +389,8 @@ def systems(as_json: AsJson = False) -> None:
     for one in found:
         lines = [f"{task} presets: {', '.join(names)}" for task, names in presets_by_task(one).items()]
         texts.append((one.name, "\n".join([one.paper, one.state, *lines])))
+    spaces = ", ".join(one.name for one in found if one.space is not None)
+    texts.append(("random space=NAME", f"random search over the space of another system, or another strategy over it\n{spaces}"))
     print_table(("", ""), texts, text_columns=2)
 
 

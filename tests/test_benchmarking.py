@@ -6,7 +6,6 @@ import json
 import statistics
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from segnas.randomness import numpy_generator
 from segnas.spaces.tabular import TransNasMacroSpace
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tabular_searches.json").read_text())
-FOLDERS = {"nasbench201": "nasbench201", "nasbench-macro": "nasbench_macro"}  # all others: transnasbench101
 SEEDS = 150
 
 
@@ -50,13 +48,14 @@ def test_several_processes_give_the_same(made_up: TabularBenchmark) -> None:
 def test_what_searches_finds_more_than_chance(made_up: TabularBenchmark) -> None:
     means = {}
     for strategy in ("random", "evolution", "local-search", "nsga2", "tpe"):
-        options = options_of(made_up, strategy, ["population=10"] if strategy == "nsga2" else [])
+        small = {"nsga2": ["population=10"], "evolution": ["replacement=true"]}
+        options = options_of(made_up, strategy, small.get(strategy, []))
         means[strategy] = simulate(made_up, strategy, options, evaluations=60, seeds=4)[0].mean
     assert min(means, key=lambda strategy: means[strategy]) == "random", means
 
 
 def test_options(made_up: TabularBenchmark) -> None:
-    published = {"population": 10, "sample": 10, "replacement": True, "aging": True, "crossover": 0.0}
+    published = {"population": 10, "sample": 10, "replacement": False, "aging": True, "crossover": 0.0}
     assert options_of(made_up, "evolution") == published
     assert options_of(made_up, "evolution", ["sample=3", "aging=false"]) == {**published, "sample": 3, "aging": False}
     assert options_of(made_up, "random") == {}
@@ -77,12 +76,9 @@ def cases() -> list[tuple[str, str, int]]:
 
 @pytest.mark.parametrize(("benchmark", "strategy", "evaluations"), cases())
 def test_figures_of_another_implementation(benchmark: str, strategy: str, evaluations: int, shared: Path) -> None:
-    """Within three standard errors of the difference. Those searches drew the members of a sample of 3 without replacement."""
-    table = TabularBenchmark(benchmark, shared / "data" / "tabular" / FOLDERS.get(benchmark, "transnasbench101"))
-    options: dict[str, Any] = options_of(table, strategy)
-    if options.get("sample") == 3:
-        options["replacement"] = False
-    rows = {row.metric: row for row in simulate(table, strategy, options, evaluations, SEEDS)}
+    """Within three standard errors of the difference."""
+    table = TabularBenchmark(benchmark, shared / "data" / "tabular")
+    rows = {row.metric: row for row in simulate(table, strategy, options_of(table, strategy), evaluations, SEEDS)}
     for golden in GOLDEN["rows"]:
         if (golden["benchmark"], golden["strategy"], golden["evaluations"]) == (benchmark, strategy, evaluations):
             error = golden["std"] * sqrt(1 / SEEDS + 1 / 500)

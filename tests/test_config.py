@@ -143,8 +143,8 @@ def test_every_preset_of_a_run_survives_yaml(name: str) -> None:
 
 @pytest.mark.parametrize("system", all_systems(), ids=lambda system: system.name)
 def test_every_preset_of_every_system_survives_yaml(system: System, tmp_path: Path) -> None:
-    for name in system.presets:
-        config = preset(system, name)
+    for task, name in [(kind, key) for kind in system.tasks for key in system.presets_for(kind)]:
+        config = preset(system, name, task)
         assert isinstance(config, system.config)
         (tmp_path / "config.yaml").write_text(save_yaml(to_dict(config)))
         assert from_dict(system.config, load_yaml(tmp_path / "config.yaml")) == config
@@ -155,7 +155,7 @@ def test_every_preset_of_every_system_survives_yaml(system: System, tmp_path: Pa
             text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
             assert override(config, [f"{key}={text}"]) == config
     with pytest.raises(UserError, match="did you mean 'quick'"):
-        preset(system, "quik")
+        preset(system, "quik", system.tasks[0])
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML file"), ("- 1", "no mapping"), (None, "cannot read")])

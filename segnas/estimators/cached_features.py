@@ -183,7 +183,7 @@ class CachedFeatureEstimator:
             cross_entropy(network(pixels), labels).backward()
 
         settings = "search.estimate.encoder.batch_size or data.crop"
-        pretraining, most = timed(whole, device.device, settings) if self.weights is None else (0.0, 0)
+        of_batch, most = timed(whole, device.device, settings)
         encoder.eval()
         with torch.no_grad():
             low_level, *_, features = encoder(pixels)
@@ -198,7 +198,8 @@ class CachedFeatureEstimator:
         scoring, _ = timed(partial(_score_one, encoder, head.eval(), image), device.device, "data.resize")
         of_trial = config.steps * step + -(-config.steps // config.validate_every) * len(self.held_out) * scoring
         images = config.encoder.epochs * len(self.used) if self.weights is None else 0
-        before = pretraining * (images / config.batch_size + config.cached_samples / config.batch_size / 3)
+        encoded = self.config.cached_samples + len(self.held_out)  # without a backward pass: a third of a step
+        before = of_batch * (images + encoded / 3) / config.batch_size
         return measurement(trials, workers, of_trial, before, max(memory, most))
 
     # A candidate ------------------------------------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ class TimeLimit:
     used_seconds: float | None = None
     forecast_seconds: float | None = None
     search_epochs: tuple[int, int] | None = None
-    search_trials: tuple[int, int] | None = None
     retrain_epochs: tuple[int, int] | None = None
+    search_trials: tuple[int, int] | None = None
 
 
 def cost_in_words(name: str, value: float | None) -> str:

@@ -9,6 +9,8 @@ from segnas import zoo
 from segnas.costs.counts import count
 from segnas.spaces.architecture import task_of
 
+LARGEST_SMALL_IMAGE = 64  # side up to which an image is compared with CIFAR's 32, and not with ImageNet's 224
+
 
 @dataclass(frozen=True)
 class Published:
@@ -30,8 +32,10 @@ def published_networks(
     """The zoo's networks for a task whose papers print their cost, counted for an image of `size` (height, width); smallest
     first.
 
-    form: of cells that come in several forms, the one to compare with; None: the one that is published.
+    form: of cells that come in several forms, the one to compare with; None: the classifiers that are for images about as large.
     """
+    if form is None and task == "classification":
+        form = "cifar" if max(size) <= LARGEST_SMALL_IMAGE else "imagenet"
     found = []
     for name in zoo.names():
         entry = zoo.load(name)

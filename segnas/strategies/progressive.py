@@ -51,7 +51,7 @@ class ProgressiveConfig(EnsembleConfig):
     beam: Positive = 256
     initial: Positive = 10
     refit: Positive = 5
-    pool: Annotated[int, Field(ge=3)] = 300
+    pool: Annotated[int, Field(ge=3)] = 600
     parents: Positive = 10
     exploration: Literal["members", "bound", "none"] = "members"
 

@@ -73,7 +73,8 @@ def quick_classification(strategy: str, options: dict[str, Any]) -> CellConfig:
     """CIFAR-10 in minutes on two cores: narrow networks, a part of the images."""
     network = NasNetOptions(form="cifar", filters=6, stack_cells=1, stem_filters=18)
     base = run_preset("quick", "classification")
-    return _config(base, network, strategy, options, trials=12, filters=4, stack_cells=1, epochs=1, trained=1920, scored=500)
+    images = {"trained": 1920, "scored": 500}  # in small batches, for enough steps
+    return _config(base, network, strategy, options, trials=12, filters=4, stack_cells=1, epochs=2, **images, batch_size=32)
 
 
 def small_classification(strategy: str, options: dict[str, Any]) -> CellConfig:

@@ -78,7 +78,7 @@ def _config(
 def quick() -> NasRlConfig:
     """CIFAR-10 in minutes on two cores: five narrow layers with strides, a part of the images."""
     network = NasRlOptions(layers=5, strides=True, sides=(1, 3, 5), filters=(6, 9, 12, 16))
-    return _config("quick", network, 12, {}, {"trained_images": 1920, "scored_images": 500}, epochs=1)
+    return _config("quick", network, 12, {}, {"trained_images": 1920, "scored_images": 500}, epochs=2, batch_size=32)
 
 
 def small() -> NasRlConfig:

@@ -16,7 +16,8 @@ from segnas.cli import main
 from segnas.verbs import app
 
 VERBS = [
-    *("run", "search", "retrain", "evaluate", "predict", "export", "report", "compare", "latency", "count", "zoo", "systems"),
+    *("run", "search", "retrain", "evaluate", "predict", "export", "report", "compare", "latency", "count"),
+    *("benchmark", "zoo", "systems"),
 ]
 HELPS = [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")]
 

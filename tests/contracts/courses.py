@@ -16,17 +16,20 @@ from segnas.errors import UserError
 from segnas.randomness import derive
 from segnas.spaces.architecture import Architecture, identity
 from segnas.spaces.choice import Space, search_spaces
-from segnas.strategies.base import Event, Result, Status, Strategy, strategies
+from segnas.strategies.base import Event, Result, Status, Strategy, settings_of, strategies
 
 for package in (segnas.spaces, segnas.strategies):  # whatever is there registers itself
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
 
+# Those of the package: other tests register some of their own.
+STRATEGIES = sorted(name for name in strategies if strategies[name].__module__.startswith("segnas."))
+SPACES = sorted(name for name in search_spaces if search_spaces[name].__module__.startswith("segnas."))
 SMALL = {  # options with which ten proposals reach past the random ones; the others are as they come
     "evolution": {"population": 4, "sample": 2, "crossover": 0.5},
     "near-best": {"best": 2},
     "nsga2": {"population": 3},
-    "ppo": {"buffer": 3, "minibatch": 2, "epochs": 2, "controller": {"hidden": 8}},
+    "ppo": {"batch": 2, "buffer": 3, "minibatch": 2, "epochs": 2, "controller": {"hidden": 8}},
     "progressive": {"first": 4, "beam": 3, "initial": 3, "refit": 2, "pool": 12, "members": 2, "steps": 5},
     "reinforce": {"batch": 2, "controller": {"hidden": 8}},
     "tpe": {"startup": 3},
@@ -50,6 +53,7 @@ def new(strategy: str, space: str, seed: int = 3) -> Strategy:
 
 def takes(strategy: str, space: str) -> bool:
     """Whether the strategy searches this space; one that needs a growing space refuses the others."""
+    settings_of(strategies[strategy], SMALL.get(strategy, {}))  # options that do not fit are no refusal
     try:
         new(strategy, space)
     except UserError:
@@ -60,7 +64,7 @@ def takes(strategy: str, space: str) -> bool:
 @cache
 def pairs() -> tuple[tuple[str, str], ...]:
     """Every strategy with every space that it takes."""
-    return tuple((strategy, space) for strategy in strategies for space in search_spaces if takes(strategy, space))
+    return tuple((strategy, space) for strategy in STRATEGIES for space in SPACES if takes(strategy, space))
 
 
 def values_of(architecture: Architecture, objectives: int) -> tuple[float, ...]:

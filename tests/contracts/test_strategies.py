@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from courses import PROPOSALS, course, new, pairs, proposed, space_of
+from courses import PROPOSALS, SPACES, STRATEGIES, course, new, pairs, proposed, space_of
 
 from segnas.errors import UserError
 from segnas.spaces.architecture import Architecture, from_json, identity, to_json
-from segnas.spaces.choice import NotInSpace, Space, encode, search_spaces
+from segnas.spaces.choice import NotInSpace, Space, encode
 from segnas.strategies.base import Event, OtherHistory, Result, Strategy, replay, strategies
 
 ALL = pytest.mark.parametrize(("strategy", "space"), pairs())
@@ -59,9 +59,9 @@ def in_space(space: Space, architecture: Architecture) -> bool:
 
 
 def test_every_strategy_and_every_space_takes_part() -> None:
-    assert {strategy for strategy, _ in pairs()} == set(strategies) >= {"random", "evolution", "local-search", "nsga2", "tpe"}
-    assert {space for _, space in pairs()} == set(search_spaces) >= {"auto-deeplab", "darts", "nasbench201", "transnas-macro"}
-    for strategy, space in itertools.product(strategies, search_spaces):
+    assert {strategy for strategy, _ in pairs()} == set(STRATEGIES) >= {"random", "evolution", "local-search", "nsga2", "tpe"}
+    assert {space for _, space in pairs()} == set(SPACES) >= {"auto-deeplab", "darts", "nasbench201", "transnas-macro"}
+    for strategy, space in itertools.product(STRATEGIES, SPACES):
         if (strategy, space) not in pairs():
             with pytest.raises(UserError) as refusal:
                 new(strategy, space)

@@ -12,12 +12,12 @@ from types import ModuleType
 import pytest
 import typer
 
+from segnas import zoo
 from segnas.config import override
 from segnas.costs.latency import UNSTEADY
 from segnas.data.layouts import HELD_OUT
+from segnas.plans import over_space
 from segnas.report import cautions
-from segnas.spaces.auto_deeplab import NetworkOptions
-from segnas.spaces.darts import DartsOptions
 from segnas.systems.base import all_systems, load_system, preset
 from segnas.systems.settings import run_preset
 from segnas.training.evaluate import EvaluationConfig
@@ -45,7 +45,8 @@ def make_tables() -> ModuleType:
 def test_the_tables_are_up_to_date(make_tables: ModuleType) -> None:
     """`python docs/make_tables.py` mends it. Lengths of files may drift by a fifth."""
     found = make_tables.pages()
-    assert {path.name for path in found} == {"README.md", "configuration.md", "auto_deeplab.md", "darts.md"}
+    systems = {"auto_deeplab.md", "darts.md", "dpc.md", "fast_nas.md", "nas_rl.md", "nasnet.md"}
+    assert {path.name for path in found} == {"README.md", "configuration.md", "trials.md", *systems}
     for path in found:
         committed = path.read_text(encoding="utf-8")
         written = make_tables.updated(committed)
@@ -84,12 +85,16 @@ def test_every_command_parses(line: str) -> None:
         command = command.commands[name]
     context = command.make_context(name, rest)
     overrides = context.params.get("overrides") or []
-    if name in ("run", "search") and not str(context.params["system"]).endswith(".py"):
-        override(preset(load_system(context.params["system"]), context.params["preset"] or "small"), overrides)
+    if name in ("run", "search") and not str(context.params["system"]).endswith(".py") and "--resume" not in rest:
+        chosen, overrides = over_space(context.params["system"], overrides)
+        if not any(".py" in word for word in (str(chosen), *overrides)):  # files that a reader has
+            system = load_system(str(chosen))
+            override(preset(system, context.params["preset"] or "small", system.tasks[0]), overrides)
     elif name == "retrain":
         override(run_preset(context.params["preset"] or "small"), overrides)
     elif name == "count":
-        override(DartsOptions() if "darts" in str(context.params["source"]) else NetworkOptions(), overrides)
+        source = str(context.params["source"])
+        zoo.with_options(zoo.find(source if source in zoo.names() else "auto-deeplab-s"), overrides)
     elif name == "evaluate":
         override(EvaluationConfig(), overrides)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from dpc_golden import architecture
 from small_images import SmallImages
@@ -50,7 +51,9 @@ def make(demo: Demo, data: DataConfig, normalization: Normalization, device: Dev
         encoder = make_encoder(CELL.network)
         set_batch_norm_momentum(encoder, 1.0)
         encoder(images)
-    weights = encoder.state_dict()
+    weights = tmp_path / "weights" / "encoder.safetensors"
+    weights.parent.mkdir()
+    safetensors.torch.save_file(encoder.state_dict(), weights)
 
     def made(config: CachedFeatureConfig = CONFIG, **changes: Any) -> CachedFeatureEstimator:
         values = {"dataset": demo, "data": data, "folder": tmp_path, "encoder": weights, "seed": 3, "network": CELL.network}
@@ -142,20 +145,20 @@ def test_it_is_scored_every_so_often_and_at_the_end(make: Make) -> None:
     assert [step for step, _ in estimator.validations(estimator.new_head(CELL, 0), 0)] == [5, 10, 12]
 
 
-@pytest.mark.parametrize(("values", "patience", "expected", "stopped"), [
-    ((30.0, 20.0, 25.0, 50.0, 60.0), 2, 30.0, True),
-    ((30.0, 20.0, 31.0, 25.0, 60.0), 2, 60.0, False),
-    ((30.0, 20.0, 31.0, 25.0, 29.0), 2, 31.0, False),
-    ((30.0, 20.0, 21.0, 25.0, 29.0), 0, 30.0, False),
+@pytest.mark.parametrize(("values", "patience", "expected"), [
+    ((30.0, 20.0, 25.0, 50.0, 60.0), 2, 30.0),
+    ((30.0, 20.0, 31.0, 25.0, 60.0), 2, 60.0),
+    ((30.0, 20.0, 31.0, 25.0, 29.0), 2, 31.0),
+    ((30.0, 20.0, 21.0, 25.0, 29.0), 0, 30.0),
 ])  # fmt: skip
 def test_it_ends_when_there_is_no_new_best(
-    make: Make, monkeypatch: pytest.MonkeyPatch, values: tuple[float, ...], patience: int, expected: float, stopped: bool
+    make: Make, monkeypatch: pytest.MonkeyPatch, values: tuple[float, ...], patience: int, expected: float
 ) -> None:
     estimator = make(replace(CONFIG, steps=5, validate_every=1, patience=patience))
     real, given = estimator.validate, iter(values)
     monkeypatch.setattr(estimator, "validate", lambda head: dataclasses.replace(real(head), mIoU=next(given)))
     found = estimator.estimate(CELL, 0, {})
-    assert (found.metrics["mIoU"], found.stopped) == (expected, stopped)
+    assert (found.metrics["mIoU"], found.stopped) == (expected, False)
 
 
 def test_a_loss_that_is_no_number(make: Make) -> None:
@@ -165,18 +168,18 @@ def test_a_loss_that_is_no_number(make: Make) -> None:
 
 def test_the_encoder_is_trained_when_no_weights_are_given(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = make(encoder=None)
-    estimator.prepare()
+    estimator.prepare(CELL)
     assert (tmp_path / "encoder.safetensors").exists()
     files = list(tmp_path.glob("features-*.safetensors"))
     assert len(files) == 1
     again = make(encoder=None)
     monkeypatch.setattr(again, "_make_features", None)
     assert again.estimate(CELL, 7, {}) == estimator.estimate(CELL, 7, {})
-    make().prepare()  # other weights: other features, in a file of their own
+    make().prepare(CELL)  # other weights: other features, in a file of their own
     assert len(list(tmp_path.glob("features-*.safetensors"))) == 2
 
 
-def test_what_does_not_fit_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = make()
     wider = architecture([(-1, "conv_1x1")], **{**NARROW, "encoder_width": 0.5})
     with pytest.raises(UserError, match=r"features are of network\.encoder_width=0\.1, and the architecture has 0\.5"):
@@ -189,8 +192,23 @@ def test_what_does_not_fit_is_refused(make: Make, monkeypatch: pytest.MonkeyPatc
         make(dataset=SmallImages())
     with pytest.raises(UserError, match=r"batch_size=30 is more than cached_samples=20"):
         replace(CONFIG, batch_size=30)
-    with pytest.raises(UserError, match=r"the weights of the encoder do not fit network\.encoder_width: .*stem"):
-        make(encoder=make_encoder(wider.network).state_dict()).prepare()
+    safetensors.torch.save_file(make_encoder(wider.network).state_dict(), tmp_path / "wider.safetensors")
+    with pytest.raises(UserError, match=r"wider\.safetensors is of another encoder than the network's: .* differs"):
+        make(encoder=tmp_path / "wider.safetensors").prepare(CELL)
     monkeypatch.setattr(encoding, "free_memory", lambda: 100_000)
     with pytest.raises(UserError, match=r"cached_samples=20 views take .* set it to at most \d+, or choose a smaller data\.crop"):
-        estimator.prepare()
+        estimator.prepare(CELL)
+
+
+def test_the_forecast_counts_the_encoder_once_and_trials_by_workers(make: Make) -> None:
+    given, trained = make(), make(encoder=None)
+    alone, shared = given.preflight(CELL, 10, 0), given.preflight(CELL, 10, 2)
+    assert alone.steps == shared.steps == 10
+    assert alone.seconds > 10 * alone.seconds_per_step
+    assert alone.once > 0
+    assert alone.seconds == pytest.approx(alone.once + 10 * alone.seconds_per_step)
+    assert shared.seconds == pytest.approx(shared.once + 5 * shared.seconds_per_step)
+    before = [one.preflight(CELL, 1, 0) for one in (given, trained)]
+    assert before[1].seconds - before[1].seconds_per_step > before[0].seconds - before[0].seconds_per_step
+    assert given.metrics[0] == "mIoU"
+    assert "12 steps" in str(given)

@@ -69,7 +69,7 @@ def test_a_malformed_table_is_one_line(tmp_path: Path, change, message: str) -> 
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no macro\.csv\.gz in .*: --data is the folder"):
+    with pytest.raises(UserError, match=r"there is no macro\.csv\.gz in .*: --data is where the table lies"):
         TabularBenchmark(NAME, tmp_path)
     whole = write(tmp_path).joinpath("macro.csv.gz").read_bytes()
     for content in (b"arch,a\n", whole[: len(whole) // 2], whole[:200] + bytes(100) + whole[300:]):

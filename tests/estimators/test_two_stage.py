@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Diverged, UserError
 from segnas.estimators.base import Estimate, Estimator
 from segnas.estimators.candidate_images import CandidateImages, held_out
+from segnas.estimators.encoder_training import EncoderConfig
 from segnas.estimators.two_stage import PolyakAverage, TwoStageConfig, TwoStageEstimator
 from segnas.nets.build import build
 from segnas.nets.fast_nas import FastNasNetwork
@@ -131,10 +133,11 @@ def test_kept_maps_and_labels_are_those_of_the_views(make: Any) -> None:
         assert torch.equal(cached.labels[place].long(), pairs[index][1][0, ::4, ::4])
 
 
-def test_the_encoder_is_shared_and_its_weights_may_be_given(make: Any) -> None:
+def test_the_encoder_is_shared_and_its_weights_may_be_given(make: Any, tmp_path: Path) -> None:
     weights = MobileNetV2(width=4 / 32).state_dict()
+    safetensors.torch.save_file(weights, tmp_path / "weights.safetensors")
     others = sample(FastNasSpace(network=ARCHITECTURE.network), np.random.default_rng(8))
-    estimators = [make(), make(encoder_weights=weights)]
+    estimators = [make(), make(encoder=tmp_path / "weights.safetensors")]
     for estimator in estimators:
         states = []
         for architecture in (ARCHITECTURE, others):
@@ -274,3 +277,39 @@ def test_what_cannot_be_done_is_said_in_one_line(make: Any) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="needs at least 2 of them"):
         held_out(1, 0.5, 0)
+
+
+def test_the_encoder_is_trained_first_where_it_is_to_be(make: Any, tmp_path: Path) -> None:
+    config = EncoderConfig(epochs=1, batch_size=4)
+    estimator = make(encoder=config)
+    estimator.prepare(ARCHITECTURE)
+    trained = safetensors.torch.load_file(tmp_path / "encoder.safetensors")
+    network = build(ARCHITECTURE, 8)
+    again = make(encoder=config)
+    assert all(
+        torch.equal(trained[name], tensor) for name, tensor in again._load_encoder(network, ARCHITECTURE).state_dict().items()
+    )
+    drawn = make()._load_encoder(build(ARCHITECTURE, 8), ARCHITECTURE).state_dict()
+    assert any(not torch.equal(trained[name], tensor) for name, tensor in drawn.items())
+    assert len(list(tmp_path.glob("features-*.safetensors"))) == 1
+
+
+def test_the_forecast_is_of_both_stages(make: Any) -> None:
+    estimator = make()
+    alone, shared = (estimator.preflight(ARCHITECTURE, 10, workers) for workers in (0, 2))
+    assert alone.steps == 10
+    assert alone.seconds > 10 * alone.seconds_per_step
+    assert shared.seconds < alone.seconds * 3
+    assert estimator.metrics[0] == "reward"
+    assert "two stages" in str(estimator)
+
+
+def test_a_smaller_network_is_trained_in_the_place_of_the_architecture(make: Any) -> None:
+    smaller = sample(FastNasSpace(network=FastNasOptions(4, 1, True, 4)), np.random.default_rng(3))
+    estimator = make(child=lambda architecture: smaller)
+    assert estimator.costs(ARCHITECTURE)["parameters"] == count(ARCHITECTURE, (40, 48), 8).parameters
+    network = estimator._network(ARCHITECTURE, 0)
+    assert sum(p.numel() for p in network.decoder.parameters()) < sum(
+        p.numel()
+        for p in build(ARCHITECTURE, 8).decoder.parameters()  # type: ignore[union-attr]
+    )

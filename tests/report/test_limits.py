@@ -103,3 +103,6 @@ def test_the_time_in_words() -> None:
         "Sized to 1 min 30 s: the retraining has 1 epoch in place of the 25 of the preset; forecast 1 min 20 s."
     )
     assert time_in_words(TimeLimit(90)) == "Sized to 1 min 30 s."
+    assert time_in_words(TimeLimit(90, search_trials=(12, 5))) == (
+        "Sized to 1 min 30 s: the search has 5 trials in place of the 12 of the preset."
+    )
