@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from segnas.config import configuration, to_dict
 from segnas.costs.counts import count
 from segnas.data.base import Dataset
+from segnas.data.held_out import parts
 from segnas.data.loading import TrainingBatches
 from segnas.data.transforms import DataConfig, Normalization, scaled_size, seen_size
 from segnas.errors import Diverged, UserError
@@ -112,15 +113,10 @@ class CachedFeatureEstimator:
         if not tasks[dataset.task].dense:
             raise UserError(f"dense prediction cells need a class for every pixel, and {dataset.name} has one class an image")
         device.require_right_gradients()
-        images = len(dataset.splits["train"])
-        if config.held_out >= images:
-            raise UserError(f"held_out={config.held_out} leaves none of the {images} training images; set it to less")
         self.dataset, self.data, self.normalization, self.device = dataset, data, normalization, device
         self.config, self.folder, self.network, self.seed = config, folder, network, seed
         self.weights, self.split = encoder, split
-        order = numpy_generator(seed, "held out").permutation(images).tolist()
-        self.held_out = tuple(sorted(order[: config.held_out]))
-        self.used = tuple(sorted(order[config.held_out :]))
+        self.used, self.held_out = parts(len(dataset.splits["train"]), config.held_out, seed)
         self.task = tasks[dataset.task]
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:

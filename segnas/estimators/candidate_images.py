@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from segnas.config import replace, to_dict
 from segnas.data.base import Dataset
+from segnas.data.held_out import parts, share_of
 from segnas.data.memory import in_memory
 from segnas.data.transforms import DataConfig, Normalization, View, apply_view, draw_view, scaled_size
 from segnas.errors import UserError
@@ -53,7 +54,8 @@ class CandidateImages:
         """share: of the images that is held out."""
         self.dataset = in_memory(dataset, "train", data.cache)
         self.data, self.normalization, self.device, self.share, self.seed = data, normalization, device, share, seed
-        self.training, self.held_out = held_out(len(dataset.splits["train"]), share, seed)
+        images = len(dataset.splits["train"])
+        self.training, self.held_out = parts(images, share_of(images, share), seed)
 
     def random_views(self, indices: Sequence[int], crop: tuple[int, int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One random view of each image, the same at every call: images and labels on the device, in the order of `indices`.
@@ -149,18 +151,6 @@ class CandidateImages:
                 pairs.append(apply_view(sample, view(index, sample.image.shape[:2]), crop, self.normalization))
             images, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
             yield self.device.images(images), self.device.labels(labels)
-
-
-def held_out(images: int, share: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(trained on, held out): disjoint parts of 0 .. images - 1, drawn for the seed, each ascending; the second has at least one.
-
-    Raises UserError for fewer than 2 images.
-    """
-    if images < 2:
-        raise UserError("a search that scores on held-out training images needs at least 2 of them")
-    order = numpy_generator(seed, "held out").permutation(images).tolist()
-    kept = min(images - 1, max(1, round(share * images)))
-    return tuple(sorted(order[kept:])), tuple(sorted(order[:kept]))
 
 
 def smaller_labels(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -20,7 +20,7 @@ from segnas.data.demo import Demo
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Diverged, UserError
 from segnas.estimators.base import Estimate, Estimator
-from segnas.estimators.candidate_images import CandidateImages, held_out
+from segnas.estimators.candidate_images import CandidateImages
 from segnas.estimators.encoder_training import EncoderConfig
 from segnas.estimators.two_stage import PolyakAverage, TwoStageConfig, TwoStageEstimator
 from segnas.nets.build import build
@@ -244,15 +244,6 @@ def test_every_held_out_image_counts(make: Any) -> None:
     assert estimator.score(network) == alone.score(network)
 
 
-@pytest.mark.parametrize(("images", "share", "expected"), [(2, 0.1, 1), (14, 0.25, 4), (10, 0.99, 9), (100, 0.1, 10)])
-def test_the_held_out_part(images: int, share: float, expected: int) -> None:
-    first, second = held_out(images, share, 7)
-    assert len(second) == expected
-    assert sorted([*first, *second]) == list(range(images))
-    assert held_out(images, share, 7) == (first, second)
-    assert images < 10 or held_out(images, share, 8) != (first, second)
-
-
 def test_what_cannot_be_done_is_said_in_one_line(make: Any) -> None:
     cases: list[tuple[TwoStageConfig, Architecture, type[Exception], str]] = [
         (
@@ -275,8 +266,6 @@ def test_what_cannot_be_done_is_said_in_one_line(make: Any) -> None:
         with pytest.raises(error, match=message) as caught:
             make(config).estimate(architecture, 0, {})
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="needs at least 2 of them"):
-        held_out(1, 0.5, 0)
 
 
 def test_the_encoder_is_trained_first_where_it_is_to_be(make: Any, tmp_path: Path) -> None:
