@@ -144,8 +144,10 @@ def _full_key(name: str, keys: Sequence[str]) -> str:
 
 
 def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, text: str) -> None:
-    for part in parts[:-1]:
+    for place, part in enumerate(parts[:-1], start=1):
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"unknown key '{'.'.join(parts)}'; {'.'.join(parts[:place])} is a value")
     if isinstance(values.get(parts[-1]), str):  # a word, as in `precision=32`, whatever YAML takes it for
         values[parts[-1]] = text if isinstance(value, (int, float)) else value
     else:

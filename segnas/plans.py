@@ -123,4 +123,6 @@ def as_override(value: Any) -> str:
 
 def _system(name: str | None) -> str | None:
     """What config.yaml says of the system: its name, or a file wherever the run is continued from."""
-    return name if name is None or name.startswith(f"{RANDOM}/") else absolute(name)
+    if name is not None and name.startswith(f"{RANDOM}/"):
+        return f"{RANDOM}/{absolute(name.removeprefix(f'{RANDOM}/'))}"
+    return name if name is None else absolute(name)

@@ -53,7 +53,7 @@ def parts(
     """
     if not 0 < held_out < images:
         raise UserError(
-            f"of {images} training images the search cannot hold out {max(1, held_out)}; give more images, or set it lower"
+            f"of {images} training images a search cannot hold out {max(1, held_out)}; give more images, or set held_out to less"
         )
     order = numpy_generator(seed, "held out").permutation(images).tolist()
     return tuple(sorted(order[held_out:][:trained])), tuple(sorted(order[:held_out][:scored]))

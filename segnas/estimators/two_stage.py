@@ -92,6 +92,10 @@ class TwoStageConfig:
     early_stopping: Mode = "reference"
     omit_first_class: bool = False
 
+    def __post_init__(self) -> None:
+        if self.teacher is not None:  # found wherever the run is continued from
+            object.__setattr__(self, "teacher", self.teacher.absolute())
+
 
 class EncoderDecoder(Protocol):
     """A network whose encoder's maps can be kept."""

@@ -108,8 +108,7 @@ def _bench(run: str, slot: int) -> Bench:
     config = from_dict(system.config, values, where="the run's configuration")
     dataset = open_dataset(head["dataset"], seed=config.seed)
     normalization = Normalization(tuple(described["mean"]), tuple(described["std"]))
-    if torch.cuda.is_available() and config.device.accelerator != "cpu":
-        torch.cuda.set_device(slot % torch.cuda.device_count())
+    gpu = slot % max(1, torch.cuda.device_count())
     threads = torch.get_num_threads()  # as whoever started this process shares the cores
-    device = launch(replace(config.device, threads=min(config.device.threads or threads, threads)))
+    device = launch(replace(config.device, threads=min(config.device.threads or threads, threads)), gpu)
     return Bench(Job(config, dataset, normalization, Run(Path(described["folder"])), device), system)

@@ -53,10 +53,10 @@ class Device(Fabric):
     global_rank, world_size and is_global_zero are Fabric's: the number of this process, how many there are, whether it writes.
     """
 
-    def __init__(self, config: DeviceConfig, accelerator: str) -> None:
+    def __init__(self, config: DeviceConfig, accelerator: str, gpu: int = 0) -> None:
         precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if config.precision == "bf16" else "32-true"
         if world() == 1:
-            super().__init__(accelerator=accelerator, devices=1, precision=precision)
+            super().__init__(accelerator=accelerator, devices=[gpu] if accelerator == "cuda" else 1, precision=precision)
         else:
             logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # nor a line a process that it joined
             # Tensors in the CPU's memory always go through gloo: to ask the others waits for no work of a GPU.
@@ -186,8 +186,11 @@ class Device(Fabric):
         return range(self.global_rank, count, self.world_size)
 
 
-def launch(config: DeviceConfig) -> Device:
-    """The device that `config` asks for, ready to use; raises UserError when this machine does not have it."""
+def launch(config: DeviceConfig, gpu: int = 0) -> Device:
+    """The device that `config` asks for, ready to use; raises UserError when this machine does not have it.
+
+    gpu: which of its GPUs, of a process alone; where torchrun started several, each has the one of its rank.
+    """
     available = torch.cuda.is_available()
     if config.accelerator == "cuda" and not available:
         raise UserError("accelerator=cuda, but torch finds no CUDA device here; use accelerator=cpu or auto")
@@ -200,7 +203,7 @@ def launch(config: DeviceConfig) -> Device:
     if world() % on_this_machine():
         raise UserError("torchrun started different numbers of processes on its machines; give each the same --nproc-per-node")
     rank_zero_module.log.setLevel(logging.WARNING)  # Lightning's notes on precision say what the line below says
-    device = Device(config, accelerator)
+    device = Device(config, accelerator, gpu)
     device.launch()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -31,5 +31,5 @@ def test_fewer_images_are_of_the_same_parts() -> None:
 
 @pytest.mark.parametrize(("images", "held_out"), [(1, 0), (1, 1), (5, 5), (5, 9)])
 def test_neither_part_may_be_empty(images: int, held_out: int) -> None:
-    with pytest.raises(UserError, match=f"of {images} training images the search cannot hold out"):
+    with pytest.raises(UserError, match=f"of {images} training images a search cannot hold out"):
         parts(images, held_out, 0)

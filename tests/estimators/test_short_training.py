@@ -51,7 +51,7 @@ def test_no_image_is_trained_and_scored_on_and_no_other_split_is_read(demo: Demo
     assert (len(fewer.splits["train"]), len(fewer.splits["val"])) == (4, 2)
     assert set(fewer.splits["train"]) <= train
     assert len(HeldOut(demo, 1e-9, seed=5).splits["val"]) == 1
-    with pytest.raises(UserError, match="of 1 training images the search cannot hold out 1"):
+    with pytest.raises(UserError, match="of 1 training images a search cannot hold out 1"):
         HeldOut(Demo(size=(40, 48), train=1, val=1, test=0), 0.5, seed=0)
 
 

@@ -235,6 +235,10 @@ def test_stage_0_leaves_the_encoder_and_stage_1_moves_it(make: Any) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(decoder, state(network.decoder), strict=True))
 
 
+def test_a_teacher_is_found_wherever_the_run_is_continued_from() -> None:
+    assert replace(CONFIG, teacher=Path("runs/a")).teacher == Path.cwd() / "runs" / "a"
+
+
 def test_every_held_out_image_counts(make: Any) -> None:
     """Five images at three a batch: the reward is that of all 5 * 40 * 40 pixels."""
     estimator = make(replace(CONFIG, validation_share=0.35))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from test_trial_search import SYSTEM
 from tiny_search import Drawn
 
@@ -20,8 +21,11 @@ from segnas.estimators.rehearsal import measurement
 from segnas.forecast import lengthened, sized_to_time, whole_time
 from segnas.plans import plan
 from segnas.runs.execution import ExecutionConfig, threads_of_each
+from segnas.runs.progress import console
+from segnas.runs.run import Run
+from segnas.systems import trial_work
 from segnas.systems.trial_search import as_a_worker, together
-from segnas.training.device import DeviceConfig, launch
+from segnas.training.device import Device, DeviceConfig, launch
 
 SETTINGS = ["search.trials=4", "search.strategy=evolution", "comparison.random_search=true", "comparison.random=false"]
 
@@ -89,6 +93,24 @@ def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     assert together(10, 8, gpu) == 20
     with pytest.raises(UserError, match="at most 8"):
         together(10, 9, gpu)
+
+
+def test_each_worker_has_the_gpu_of_its_slot(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of Fabric, which would take the first GPU for all."""
+    out, chosen = tmp_path / "run", []
+    api.search(SYSTEM, data, out, "quick", ["search.trials=1"])
+    payload = {"folder": str(out), "config": Run(out).config(), "mean": [0.5] * 3, "std": [0.25] * 3}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(trial_work, "launch", lambda config, gpu: chosen.append(gpu))
+    monkeypatch.setattr(console, "quiet", True)
+    for slot in range(3):
+        trial_work._bench(json.dumps(payload), slot)
+    assert chosen == [0, 1, 0]
+    asked: list[Any] = []
+    monkeypatch.setattr(Fabric, "__init__", lambda self, **given: asked.append(given["devices"]))
+    for accelerator, gpu in (("cuda", 1), ("cpu", 1)):
+        Device(DeviceConfig(), accelerator, gpu)
+    assert asked == [[1], 1]
 
 
 def test_a_trial_is_measured_with_the_threads_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

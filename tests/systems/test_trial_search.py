@@ -13,7 +13,9 @@ from tiny_search import Drawn
 
 import segnas
 from segnas import api
+from segnas.config import override
 from segnas.errors import Interrupted, UserError
+from segnas.plans import plan
 from segnas.runs.progress import StopRequest
 from segnas.runs.run import Run
 from segnas.runs.trials import Trial, TrialStore
@@ -311,6 +313,18 @@ def test_random_search_over_the_space_of_another_system(data: str, tmp_path: Pat
         segnas.search("random", data=data, out=tmp_path / "run", preset="quick")
     with pytest.raises(UserError, match="unknown space 'dart'; did you mean 'darts'"):
         segnas.search("random", data=data, out=tmp_path / "run", preset="quick", overrides=["space=dart"])
+
+
+def test_a_space_in_a_file_is_found_wherever_its_run_is_continued_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(SYSTEM).parent)
+    for system, settings in {"random/tiny_trials.py": (), "random": ("space=tiny_trials.py",)}.items():
+        assert plan(system, "demo", "quick", settings).system == f"random/{SYSTEM}"
+
+
+def test_a_setting_below_a_value_is_no_setting() -> None:
+    config = load_system("amoebanet").presets["quick"]()
+    with pytest.raises(UserError, match=r"unknown key '.*\.population\.x'; .*\.population is a value"):
+        override(config, ["search.options.evolution.population.x=4"])
 
 
 def test_a_stop_between_trials_saves_and_says_how_far(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
