@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -66,17 +68,30 @@ def test_a_step_that_does_not_fit_is_never_taken_whole(monkeypatch: pytest.Monke
     assert sizes == [33, 64]
 
 
-def test_what_a_step_will_take_is_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that hold 512 bytes a pixel: expected of the whole from a part, though the process keeps what it has freed."""
-    foretold: list[float] = []
-    monkeypatch.setattr(preflight, "require_memory", lambda fixed, growing, *rest: foretold.append(growing))
+FORETOLD = """
+import torch
+from torch import nn
+from segnas.data.loading import Batch
+from segnas.training import preflight
 
-    def step(some: Batch) -> None:
-        held = [torch.ones(32 * 1024) for _ in range(some.images[0, 0].numel() // 256)]  # pieces of 128 KiB
-        assert held
+def step(some):
+    held = [torch.ones(32 * 1024) for _ in range(some.images[0, 0].numel() // 256)]  # pieces of 128 KiB
+    assert held
 
-    measure("search", step, batch(512, 512), 1, CPU, SIZE, nn.Linear(1, 1))
-    assert foretold[0] == pytest.approx(512 * 512 * 512, rel=0.25)
+preflight.require_memory = lambda fixed, growing, *rest: print(growing)
+whole = Batch(torch.zeros(1, 3, 512, 512), torch.zeros(1, 512, 512, dtype=torch.long), ("a",))
+size = preflight.Size((512, 512), 1, 8, "search.crop", "search.batch_size", "search.filters")
+preflight.measure("search", step, whole, 1, torch.device("cpu"), size, nn.Linear(1, 1))
+"""
+
+
+def test_what_a_step_will_take_is_foretold() -> None:
+    """Steps that hold 512 bytes a pixel: expected of the whole from a part, though the process keeps what it has freed.
+
+    In a process of its own: what others have freed before would be taken again.
+    """
+    told = subprocess.run([sys.executable, "-c", FORETOLD], capture_output=True, text=True, check=True)
+    assert float(told.stdout.split()[0]) == pytest.approx(512 * 512 * 512, rel=0.25)
 
 
 def test_an_allocation_that_fails_on_the_device_says_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
