@@ -59,16 +59,19 @@ class ExecutionConfig:
 
 def make_executor(config: ExecutionConfig, work: Work) -> Executor:
     """The executor that the configuration asks for; raises UserError where it cannot be had."""
+    require_possible(config)
     timeout = None if config.timeout_minutes is None else 60 * config.timeout_minutes
     if config.ray:
         return OnRay(work, config.ray, config.cpus_per_trial, config.gpus_per_trial, config.workers or None, timeout=timeout)
-    if (config.cpus_per_trial, config.gpus_per_trial) != (1, 0):
+    return Processes(work, config.workers, timeout) if config.workers else InProcess(work)
+
+
+def require_possible(config: ExecutionConfig) -> None:
+    """Raise UserError for settings that do not go together."""
+    if not config.ray and (config.cpus_per_trial, config.gpus_per_trial) != (1, 0):
         raise UserError("cpus_per_trial and gpus_per_trial are for a Ray cluster; give its address too (execution.ray=HOST:PORT)")
-    if config.workers:
-        return Processes(work, config.workers, timeout)
-    if timeout is not None:
+    if not config.ray and not config.workers and config.timeout_minutes is not None:
         raise UserError("a trial in this process cannot be stopped after timeout_minutes; ask for a worker (execution.workers=1)")
-    return InProcess(work)
 
 
 class InProcess:

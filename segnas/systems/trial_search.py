@@ -25,7 +25,7 @@ from segnas.costs.memory import available_memory
 from segnas.errors import Interrupted, UserError
 from segnas.estimators.base import TrialEstimator
 from segnas.randomness import numpy_generator
-from segnas.runs.execution import ExecutionConfig, make_executor, threads_of_each
+from segnas.runs.execution import ExecutionConfig, make_executor, require_possible, threads_of_each
 from segnas.runs.outcomes import Executor, Outcome, Task
 from segnas.runs.progress import console, stop_between_steps
 from segnas.runs.trials import Trial, TrialStore
@@ -207,6 +207,7 @@ def preflight(job: Job, system: System) -> Measurement:
     """What the search will cost, from what its estimator measures on a random architecture."""
     this = TrialSearch(job, system)
     execution, trials = job.config.execution, this.config.trials
+    require_possible(execution)
     architecture = sample(this.space, numpy_generator(job.config.seed, "preflight"))
     with as_a_worker(execution):
         measured = this.bench.estimator.preflight(architecture, trials, execution.workers)

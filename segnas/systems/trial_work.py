@@ -45,7 +45,7 @@ class Bench:
 
     @functools.cached_property
     def full_training(self) -> TrialEstimator:
-        """That which re-ranks the best: retraining's own recipe, on the same images as trials."""
+        """That which re-ranks the best: retraining's own recipe; trained and scored on training images alone."""
         config, job = self.job.config, self.job
         recipe = replace(
             config.retrain, epochs=config.search.rerank_epochs, steps=None, validate_every=0, seed=None, weights=None

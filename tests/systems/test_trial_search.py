@@ -206,6 +206,7 @@ def test_a_strategy_and_its_options_are_checked_before_anything_is_written(data:
         ("search.maximize=[mIuO]",): "there is nothing called 'mIuO'",
         ('search.constraints=["parameters < 5"]',): "'parameters < 5' is no constraint",
         ('search.constraints=["mIoU >= 5"]',): "constraints are on costs",
+        ("execution.timeout_minutes=5",): "cannot be stopped after timeout_minutes",
     }.items():
         with pytest.raises(UserError, match=message):
             search(data, tmp_path / "run", *settings)
