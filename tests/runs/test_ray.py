@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from light_work import behave, visible_gpus
+from one_cluster import alone
 from test_execution import alive, outcomes, started
 from test_kills import HERE, SECONDS, complete, read, start_driver, until, worked
 
@@ -28,7 +29,7 @@ NODE = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": F
 @pytest.fixture(scope="module", autouse=True)
 def surroundings() -> Iterator[None]:
     """What workers find: the modules of the tests. No token is written into the home folder, no node joins another cluster."""
-    with pytest.MonkeyPatch.context() as patch:
+    with alone(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)

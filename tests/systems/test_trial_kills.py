@@ -21,6 +21,7 @@ from segnas import api
 
 sys.path.append(str(Path(__file__).parents[1] / "runs"))
 
+from one_cluster import alone  # type: ignore[import-not-found]
 from postgres_server import running_server  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
@@ -117,13 +118,14 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    try:
-        cluster.second = cluster.add_node(**node)
-        cluster.wait_for_nodes()
-        yield cluster
-    finally:
-        cluster.shutdown()
+    with alone():
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            cluster.second = cluster.add_node(**node)
+            cluster.wait_for_nodes()
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def test_a_search_on_ray_ends_although_a_node_is_killed(cluster: Any, data: str, tmp_path: Path) -> None:
