@@ -48,6 +48,12 @@ def count(architecture: Architecture, size: tuple[int, int], num_classes: int, i
     )
 
 
+def costs_of(architecture: Architecture, size: tuple[int, int], num_classes: int) -> dict[str, float]:
+    """Parameters and multiply-adds by name, as searches hold them against limits."""
+    counts = count(architecture, size, num_classes)
+    return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+
+
 def _count_part(name: str, part: nn.Module, calls: list[LayerCall]) -> dict[str, int]:
     calls_inside = [call for call in calls if call.name == name or call.name.startswith(f"{name}.")]
     return {

@@ -28,7 +28,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from segnas.config import configuration, to_dict
-from segnas.costs.counts import count
+from segnas.costs.counts import costs_of
 from segnas.data.base import Dataset
 from segnas.data.held_out import parts
 from segnas.data.loading import TrainingBatches
@@ -115,16 +115,14 @@ class CachedFeatureEstimator:
         device.require_right_gradients()
         self.dataset, self.data, self.normalization, self.device = dataset, data, normalization, device
         self.config, self.folder, self.network, self.seed = config, folder, network, seed
-        self.weights, self.split = encoder, split
+        self.weights, self.size = encoder, seen_size(dataset, split, data.resize)
         self.used, self.held_out = parts(len(dataset.splits["train"]), config.held_out, seed)
         self.task = tasks[dataset.task]
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """Parameters and multiply-adds of the whole network for an evaluated image as the network sees it."""
         self._require_shared(architecture)
-        size = seen_size(self.dataset, self.split, self.data.resize)
-        counts = count(architecture, size, len(self.dataset.classes))
-        return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+        return costs_of(architecture, self.size, len(self.dataset.classes))
 
     def estimate(self, architecture: Architecture, seed: int, hint: Mapping[str, Any]) -> Estimate:
         """Train cell and decoder on the cached features; the figures of the best score on the held-out images.
@@ -162,8 +160,7 @@ class CachedFeatureEstimator:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the task."""
-        nothing = torch.zeros(len(self.dataset.classes), len(self.dataset.classes), dtype=torch.int64)
-        return tuple(self.task.figures(scores(nothing)))
+        return self.task.metrics
 
     def preflight(self, architecture: Architecture, trials: int, workers: int) -> Measurement:
         """What so many trials will take, from some real steps on noise."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field, PositiveInt
 
 from segnas.config import configuration, replace
-from segnas.costs.counts import count
+from segnas.costs.counts import costs_of
 from segnas.data.base import Dataset
 from segnas.data.held_out import HeldOut
 from segnas.data.memory import in_memory
@@ -23,7 +22,6 @@ from segnas.estimators.rehearsal import measurement
 from segnas.randomness import forked
 from segnas.spaces.architecture import Architecture
 from segnas.tasks import tasks
-from segnas.tasks.base import scores
 from segnas.training.device import Device
 from segnas.training.evaluate import EvaluationConfig, score
 from segnas.training.preflight import Measurement, Size
@@ -93,13 +91,11 @@ class ShortTraining:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the task."""
-        nothing = torch.zeros(self.classes, self.classes, dtype=torch.int64)
-        return tuple(tasks[self.dataset.task].figures(scores(nothing)))
+        return tasks[self.dataset.task].metrics
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """Parameters and multiply-adds of the architecture's network, for an evaluated image."""
-        counts = count(architecture, self.size, self.classes)
-        return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+        return costs_of(architecture, self.size, self.classes)
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """Nothing: trials are not compared while they run."""

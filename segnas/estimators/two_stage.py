@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from segnas.config import configuration, replace
-from segnas.costs.counts import count
+from segnas.costs.counts import costs_of
 from segnas.data.base import Dataset
 from segnas.data.loading import TrainingBatches
 from segnas.data.transforms import DataConfig, Normalization, seen_size
@@ -133,7 +133,7 @@ class TwoStageEstimator:
         device.require_right_gradients()
         self.images = CandidateImages(dataset, data, normalization, device, config.validation_share, seed)
         self.device, self.config, self.folder, self.seed = device, config, folder, seed
-        self.encoder, self.child, self.split = encoder, child, split
+        self.encoder, self.child, self.size = encoder, child, seen_size(dataset, split, data.resize)
         self.classes = len(dataset.classes)
         images = len(self.images.training)
         for stage, count_of, size in (
@@ -152,9 +152,7 @@ class TwoStageEstimator:
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
         """parameters and multiply_adds, without auxiliary heads, for an image as large as those that are evaluated."""
-        size = seen_size(self.images.dataset, self.split, self.images.data.resize)
-        counts = count(architecture, size, self.classes)
-        return {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+        return costs_of(architecture, self.size, self.classes)
 
     def hint(self, estimates: Sequence[Estimate]) -> Mapping[str, Any]:
         """What early stopping compares with: see `early_stopping.standing`."""

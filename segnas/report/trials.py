@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from segnas.estimators.objectives import pareto_front
+
 Direction = Literal["maximize", "minimize"]
 Status = Literal["running", "done", "stopped", "failed", "over budget"]
 Point = tuple[float, float]
@@ -178,13 +180,12 @@ class TrialSearch:
         return improvements(((trial.finished or 0.0, self.score(trial)) for trial in finished), self.main)
 
     def front(self, *objectives: Objective) -> tuple[Trial, ...]:
-        """The scored trials of the search that no other dominates in these objectives, in their order."""
+        """The scored trials of the search that no other dominates in these objectives, in their order; the first of equals."""
         known = [trial for trial in self.searched if self.scored(trial)]
         rows = [(trial, [trial.value(one.name) for one in objectives]) for trial in known]
         full = [(trial, values) for trial, values in rows if None not in values]
-        kept = pareto_front(
-            [tuple(value or 0.0 for value in values) for _, values in full], [one.direction for one in objectives]
-        )
+        signs = [1.0 if one.direction == "maximize" else -1.0 for one in objectives]
+        kept = pareto_front([[sign * (value or 0.0) for sign, value in zip(signs, values, strict=True)] for _, values in full])
         return tuple(full[index][0] for index in kept)
 
     def limits(self) -> Iterator[tuple[str, float]]:
@@ -245,25 +246,6 @@ def value_at(steps: Sequence[Point], x: float) -> float | None:
     """The value of a step line at x; None before its first step."""
     before = [value for at, value in steps if at <= x]
     return before[-1] if before else None
-
-
-def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
-    """The indices of the rows of `values`, (n, k), that no other row dominates, in their order.
-
-    A row dominates another if it is at least as good in every column and better in one; equal rows keep each other.
-    """
-    if not len(values):
-        return []
-    signs = np.array([1.0 if direction == "maximize" else -1.0 for direction in directions])
-    rows = np.asarray(values, dtype=np.float64) * signs
-    front = np.empty((0, rows.shape[1]))
-    kept: list[int] = []
-    for index in np.lexsort(-rows.T[::-1]).tolist():  # whatever dominates a row is larger in this order, so comes before it
-        at_least, more = (front >= rows[index]).all(1), (front > rows[index]).any(1)
-        if not (at_least & more).any():
-            front = np.vstack([front, rows[index]])
-            kept.append(index)
-    return sorted(kept)
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def usual_input_of(architecture: Architecture) -> Input:
     """((height, width), classes) with which papers count: Cityscapes, unless the family says otherwise in `usual_input`."""
     usual: Input = getattr(architecture, "usual_input", CITYSCAPES)
     return usual
+
+
+def require_at_least(values: object, least: Mapping[str, int]) -> None:
+    """Raise ValueError, naming the field, for one that is less than its least value; of a tuple each counts."""
+    for name, low in least.items():
+        value = getattr(values, name)
+        for place, one in enumerate(value) if isinstance(value, tuple) else [("", value)]:
+            if one < low:
+                raise ValueError(f"{name}{'.' if isinstance(value, tuple) else ''}{place} must be at least {low}, not {one}")
 
 
 def to_json(architecture: Architecture) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from segnas.spaces.architecture import families
+from segnas.spaces.architecture import families, require_at_least
 from segnas.spaces.cells import Block, require_earlier_states
 from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.width import register_widths
@@ -55,17 +55,8 @@ class NetworkOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        widths = {
-            "filters": self.filters,
-            "aspp_width": self.aspp_width,
-            "low_level_width": self.low_level_width,
-            "decoder_width": self.decoder_width,
-        }
-        widths |= {f"stem.{i}": width for i, width in enumerate(self.stem)}
-        widths |= {f"aspp_rates.{i}": rate for i, rate in enumerate(self.aspp_rates)}
-        for name, value in widths.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        widths = ("filters", "aspp_width", "low_level_width", "decoder_width", "stem", "aspp_rates")
+        require_at_least(self, dict.fromkeys(widths, 1))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
 

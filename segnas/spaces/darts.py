@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from segnas.spaces.architecture import Input, families
+from segnas.spaces.architecture import Input, families, require_at_least
 from segnas.spaces.cells import Block, require_earlier_states, require_states
 from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.forms import INPUTS, Form, forms_for, task_of_form
@@ -76,13 +76,8 @@ class DartsOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        least = {"channels": 2, "layers": 1, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for place, rate in enumerate(self.aspp_rates):
-            if rate < 1:
-                raise ValueError(f"aspp_rates.{place} must be at least 1, not {rate}")
+        least = {"channels": 2, "layers": 1, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0, "aspp_rates": 1}
+        require_at_least(self, least)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
 

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from segnas.errors import did_you_mean
-from segnas.spaces.architecture import families
+from segnas.spaces.architecture import families, require_at_least
 from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.width import register_widths
 
@@ -77,9 +77,7 @@ class DpcOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("cell_width", "low_level_width", "decoder_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, {"cell_width": 1, "low_level_width": 1, "decoder_width": 1})
         if not 0 < self.encoder_width <= 4:
             raise ValueError(f"encoder_width must be above 0 and at most 4, not {self.encoder_width:g}")
         if not 0 <= self.dropout < 1:

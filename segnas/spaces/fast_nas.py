@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from segnas.errors import did_you_mean
-from segnas.spaces.architecture import families
+from segnas.spaces.architecture import families, require_at_least
 from segnas.spaces.choice import Choose, search_spaces
 from segnas.spaces.width import register_widths
 
@@ -99,9 +99,7 @@ class FastNasOptions:
     encoder_width: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("agg_size", "repeats", "encoder_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, {"agg_size": 1, "repeats": 1, "encoder_width": 1})
 
 
 @families.register("fast-nas")

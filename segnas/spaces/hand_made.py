@@ -9,11 +9,11 @@ papers' own. The networks stand in nets/, one file a family.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from segnas.spaces.architecture import families
+from segnas.spaces.architecture import families, require_at_least
 from segnas.spaces.width import register_widths
 
 
@@ -32,7 +32,7 @@ class UNet:
     depth: int = 4
 
     def __post_init__(self) -> None:
-        _require_positive(self, "filters", "depth")
+        require_at_least(self, {"filters": 1, "depth": 1})
 
 
 @families.register("deeplab-v3-plus")
@@ -53,7 +53,7 @@ class DeepLabV3Plus:
     decoder_width: int = 256
 
     def __post_init__(self) -> None:
-        _require_positive(self, "filters", "aspp_width", "low_level_width", "decoder_width")
+        require_at_least(self, {"filters": 1, "aspp_width": 1, "low_level_width": 1, "decoder_width": 1})
 
 
 @families.register("resnet")
@@ -72,7 +72,7 @@ class ResNet:
     blocks: int = 3
 
     def __post_init__(self) -> None:
-        _require_positive(self, "filters", "blocks")
+        require_at_least(self, {"filters": 1, "blocks": 1})
 
 
 HAND_MADE = (UNet, DeepLabV3Plus, ResNet)
@@ -80,10 +80,3 @@ HAND_MADE = (UNet, DeepLabV3Plus, ResNet)
 register_widths("unet", "filters")
 register_widths("deeplab-v3-plus", "filters", {"aspp_width": 4, "low_level_width": 4, "decoder_width": 4})
 register_widths("resnet", "filters")
-
-
-def _require_positive(architecture: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(architecture, name)
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")

@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from segnas.spaces.architecture import Input, families
+from segnas.spaces.architecture import Input, families, require_at_least
 from segnas.spaces.choice import Choose, search_spaces
 
 SIDES = (1, 3, 5, 7)  # heights and widths of a filter
@@ -50,9 +50,7 @@ class ConvolutionLayer:
     skips: tuple[Bit, ...]
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "stride_height", "stride_width", "filters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, dict.fromkeys(("height", "width", "stride_height", "stride_width", "filters"), 1))
         for name in ("height", "width"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, not {getattr(self, name)}")

@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from segnas.errors import did_you_mean
-from segnas.spaces.architecture import Input, families
+from segnas.spaces.architecture import Input, families, require_at_least
 from segnas.spaces.cells import require_earlier_states, require_states
 from segnas.spaces.forms import INPUTS, Form, forms_for, task_of_form
 from segnas.spaces.width import register_widths
@@ -123,13 +123,7 @@ class NasNetOptions:
 
     def __post_init__(self) -> None:
         least = {"filters": SMALLEST_FILTERS[self.form], "stack_cells": 1, "stem_filters": 1, "image_size": SMALLEST_IMAGE}
-        least |= {"aspp_width": 1, "decoder_width": 1, "low_level_width": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for place, rate in enumerate(self.aspp_rates):
-            if rate < 1:
-                raise ValueError(f"aspp_rates.{place} must be at least 1, not {rate}")
+        require_at_least(self, {**least, "aspp_width": 1, "decoder_width": 1, "low_level_width": 0, "aspp_rates": 1})
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
 

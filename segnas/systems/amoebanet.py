@@ -10,7 +10,7 @@ child, and drop the oldest of the population, however good it is. Age keeps the 
 | paper                                             | here                                                                     |
 |---------------------------------------------------|--------------------------------------------------------------------------|
 | P = 100, S = 25, 20,000 models on 450 GPUs        | preset `paper`; P and S of the others are smaller (search.options)       |
-| NASNet's space with 8 operations, sums alone      | the same (spaces/nasnet_space.py, its own `mutate`)                     |
+| NASNet's space with 8 operations, sums alone      | the same (spaces/nasnet_space.py, its own `mutate`)                      |
 | aging, and non-aging for comparison               | the same: `search.options.evolution.aging=false` drops the worst         |
 | child: N=3, F=24, 25 epochs on CIFAR-10           | preset `paper`                                                           |
 | failed children are not spoken of                 | a failed trial never enters the population                               |
@@ -21,34 +21,18 @@ Read on: trial_search.py (the loop), strategies/evolution.py, cell_trials.py (th
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from segnas.spaces.nasnet_space import AmoebaNetSpace
 from segnas.systems.base import systems
-from segnas.systems.cell_trials import (
-    cell_system,
-    paper_classification,
-    quick,
-    quick_classification,
-    small,
-    small_classification,
-)
-
-FEW: dict[str, Any] = {"population": 5, "sample": 3}
-HUNDREDS: dict[str, Any] = {"population": 20, "sample": 5}
-PAPER: dict[str, Any] = {"population": 100, "sample": 25}
+from segnas.systems.cell_trials import cell_system
 
 SYSTEM = cell_system(
     name="amoebanet",
     paper="Regularized Evolution for Image Classifier Architecture Search (AAAI 2019)",
     state="exact networks, counts and evolution; a segmentation form of our own",
     make_space=lambda network: AmoebaNetSpace(network=network),
-    presets={"quick": partial(quick, "evolution", FEW), "small": partial(small, "evolution", HUNDREDS)},
-    classification={
-        "quick": partial(quick_classification, "evolution", FEW),
-        "small": partial(small_classification, "evolution", HUNDREDS),
-        "paper": partial(paper_classification, "evolution", PAPER, 20_000, {"filters": 24, "stack_cells": 3, "epochs": 25}),
-    },
+    strategy="evolution",
+    few={"population": 5, "sample": 3},
+    hundreds={"population": 20, "sample": 5},
+    published=(20_000, {"population": 100, "sample": 25}, {"filters": 24, "stack_cells": 3, "epochs": 25}),
 )
 systems.register(SYSTEM.name)(SYSTEM)

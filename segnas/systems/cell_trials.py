@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import PositiveInt
@@ -125,17 +126,28 @@ def cell_system(
     paper: str,
     state: str,
     make_space: Callable[[NasNetOptions], Space],
-    presets: dict[str, Callable[[], Any]],
-    classification: dict[str, Callable[[], Any]],
+    strategy: str,
+    few: dict[str, Any],
+    hundreds: dict[str, Any],
+    published: tuple[int, dict[str, Any], dict[str, Any]],
 ) -> System:
-    """A system whose trials are cells."""
+    """A system whose trials are cells.
 
+    few, hundreds: options of the strategy for so many trials. published: trials, options and search (see `paper_classification`)
+    of the paper.
+    """
+    trials, options, search = published
+    classification = {
+        "quick": partial(quick_classification, strategy, few),
+        "small": partial(small_classification, strategy, hundreds),
+        "paper": partial(paper_classification, strategy, options, trials, search),
+    }
     return trial_search.trial_system(
         name,
         paper,
         state,
         CellConfig,
-        presets,
+        {"quick": partial(quick, strategy, few), "small": partial(small, strategy, hundreds)},
         {"classification": classification},
         lambda config: make_space(config.network),
         estimator,

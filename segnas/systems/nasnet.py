@@ -9,7 +9,7 @@ towards cells whose networks score well.
 
 | paper                                                     | here                                                             |
 |-----------------------------------------------------------|------------------------------------------------------------------|
-| 5 blocks, 13 operations, add or concatenate               | the same (spaces/nasnet_space.py)                               |
+| 5 blocks, 13 operations, add or concatenate               | the same (spaces/nasnet_space.py)                                |
 | controller of one LSTM layer with 100 units, PPO          | the same settings in the preset `paper`; the others learn faster |
 | 20,000 cells on 500 GPUs, 20 epochs on CIFAR-10, N=2, F=32| `search.trials`, workers or a Ray cluster; preset `paper`        |
 | best 250 trained longer, then the best chosen             | `search.rerank` of the best                                      |
@@ -21,33 +21,19 @@ Read on: trial_search.py (the loop), cell_trials.py (the proxy), nets/nasnet.py.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from segnas.spaces.nasnet_space import NasNetSpace
 from segnas.strategies.ppo import NASNET
 from segnas.systems.base import systems
-from segnas.systems.cell_trials import (
-    cell_system,
-    paper_classification,
-    quick,
-    quick_classification,
-    small,
-    small_classification,
-)
-
-FEW: dict[str, Any] = {}  # options for searches of tens of trials: the defaults of the strategy
+from segnas.systems.cell_trials import cell_system
 
 SYSTEM = cell_system(
     name="nasnet",
     paper="Learning Transferable Architectures for Scalable Image Recognition (CVPR 2018)",
     state="exact networks and counts; the search as described, with the constants that the paper gives; a segmentation form",
     make_space=lambda network: NasNetSpace(network=network),
-    presets={"quick": partial(quick, "ppo", FEW), "small": partial(small, "ppo", FEW)},
-    classification={
-        "quick": partial(quick_classification, "ppo", FEW),
-        "small": partial(small_classification, "ppo", FEW),
-        "paper": partial(paper_classification, "ppo", NASNET, 20_000, {"filters": 32, "stack_cells": 2, "epochs": 20}),
-    },
+    strategy="ppo",
+    few={},  # the defaults of the strategy are for searches of tens or hundreds of trials
+    hundreds={},
+    published=(20_000, NASNET, {"filters": 32, "stack_cells": 2, "epochs": 20}),
 )
 systems.register(SYSTEM.name)(SYSTEM)

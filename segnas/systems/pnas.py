@@ -8,7 +8,7 @@ cells by a block in every way, let the predictor say which are worth trying, try
 
 | paper                                                | here                                                                  |
 |------------------------------------------------------|-----------------------------------------------------------------------|
-| one cell, which also reduces; 8 operations, sums     | the same (spaces/nasnet_space.py)                                    |
+| one cell, which also reduces; 8 operations, sums     | the same (spaces/nasnet_space.py)                                     |
 | B = 5 stages, K = 256, 1,160 models in all           | preset `paper`; fewer by `first` and `beam` (search.options)          |
 | ensemble of 5 MLPs (or LSTMs), each on 4/5 of scores | the same (strategies/predictor.py)                                    |
 | child: N=2, F=24, 20 epochs, cosine from 0.01        | preset `paper`                                                        |
@@ -20,40 +20,18 @@ Read on: trial_search.py (the loop), strategies/progressive.py, cell_trials.py (
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from segnas.spaces.nasnet_space import PnasSpace
 from segnas.systems.base import systems
-from segnas.systems.cell_trials import (
-    cell_system,
-    paper_classification,
-    quick,
-    quick_classification,
-    small,
-    small_classification,
-)
-
-FEW: dict[str, Any] = {"first": 4, "beam": 2}  # 4 + 4 x 2 trials
-HUNDREDS: dict[str, Any] = {"first": 60, "beam": 35}
-PAPER: dict[str, Any] = {"beam": 256}
+from segnas.systems.cell_trials import cell_system
 
 SYSTEM = cell_system(
     name="pnas",
     paper="Progressive Neural Architecture Search (ECCV 2018)",
     state="exact networks and counts; the search as described; a segmentation form of our own",
     make_space=lambda network: PnasSpace(network=network),
-    presets={"quick": partial(quick, "progressive", FEW), "small": partial(small, "progressive", HUNDREDS)},
-    classification={
-        "quick": partial(quick_classification, "progressive", FEW),
-        "small": partial(small_classification, "progressive", HUNDREDS),
-        "paper": partial(
-            paper_classification,
-            "progressive",
-            PAPER,
-            1160,
-            {"filters": 24, "stack_cells": 2, "epochs": 20, "learning_rate": 0.01},
-        ),
-    },
+    strategy="progressive",
+    few={"first": 4, "beam": 2},  # 4 + 4 x 2 trials
+    hundreds={"first": 60, "beam": 35},
+    published=(1160, {"beam": 256}, {"filters": 24, "stack_cells": 2, "epochs": 20, "learning_rate": 0.01}),
 )
 systems.register(SYSTEM.name)(SYSTEM)

@@ -6,6 +6,8 @@ been told by then, so that the history can be gone through again in its order (`
 
 from __future__ import annotations
 
+import functools
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +101,11 @@ class TrialSearch:
         self.stage = 1
         self.seconds = 0.0
 
+    @functools.cached_property
+    def described(self) -> dict[str, Any]:
+        """What other processes need to make the same job."""
+        return described(self.job)
+
     # The history ----------------------------------------------------------------------------------------------------------
 
     def resume(self, round: Round) -> None:
@@ -141,7 +148,7 @@ class TrialSearch:
 
     def best(self, count: int = 1) -> list[Trial]:
         """The best trials by the first objective, of different architectures; the earlier of equals."""
-        return sorted(self.ranked.values(), key=lambda trial: (-self.score(trial), trial.number))[:count]
+        return heapq.nsmallest(count, self.ranked.values(), key=lambda trial: (-self.score(trial), trial.number))
 
     def pareto(self) -> list[Trial]:
         """The trials that no other one beats in every objective."""
@@ -168,7 +175,7 @@ class TrialSearch:
     def task(self, trial: Trial) -> Task:
         """A trial as a worker gets it."""
         payload = {"stage": trial.stage, "architecture": trial.architecture, "seed": trial.seed, "hint": dict(trial.hint)}
-        return Task(trial.number, {**payload, "run": described(self.job)}, trial.attempts)
+        return Task(trial.number, {**payload, "run": self.described}, trial.attempts)
 
     def take(self, outcome: Outcome) -> None:
         """Store what became of a trial of the search and tell the strategy."""

@@ -50,6 +50,11 @@ class Task:
         """Whether every pixel has a label, not the image as a whole."""
         return self.counted == "pixel"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of `figures`, the deciding one first."""
+        return tuple(self.figures(scores(torch.zeros(1, 1, dtype=torch.int64))))
+
     def deciding(self, found: Scores) -> float:
         """The value of `metric`, in percent."""
         return self.figures(found)[self.metric]

@@ -57,6 +57,7 @@ def test_every_strategy_searches_it(name: str, pyramids: str) -> None:
     strategy = load_strategy(name)(search_spaces["pyramid"](), 0)
     for number in range(15):
         architecture = strategy.ask()
+        assert architecture.stages[0].width in (8, 12, 16)
         score = float(sum(encode(strategy.space, architecture).values()))
         strategy.tell(Result(number, architecture, "done", (score,)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 
@@ -17,7 +16,6 @@ from segnas.report.trials import (
     TrialSearch,
     failures,
     improvements,
-    pareto_front,
     pooled_deviation,
     ranks,
     spearman,
@@ -47,21 +45,6 @@ def test_what_is_minimised_gets_smaller() -> None:
     assert improvements(points, LESS) == ((1.0, 7.0), (3.0, 5.0), (5.0, 1.0))
     assert improvements(points, MORE) == ((1.0, 7.0),)
     assert value_at(((1.0, 7.0),), 0.5) is None
-
-
-@pytest.mark.parametrize("columns", [1, 2, 3])
-def test_the_front_is_what_no_row_dominates(columns: int) -> None:
-    random = np.random.default_rng(columns)
-    values = random.integers(0, 12, (80, columns)).astype(float)  # with many ties and equal rows
-    for directions in itertools.product(("maximize", "minimize"), repeat=columns):
-
-        def dominates(a: np.ndarray, b: np.ndarray, directions: tuple[str, ...] = directions) -> bool:
-            pairs = [(x, y) if way == "maximize" else (y, x) for x, y, way in zip(a, b, directions, strict=True)]
-            return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
-
-        expected = [i for i, row in enumerate(values) if not any(dominates(other, row) for other in values)]
-        assert pareto_front(values.tolist(), directions) == expected  # type: ignore[arg-type]
-    assert pareto_front([], ["maximize"]) == []
 
 
 def test_ranks_share_the_mean_of_equal_values() -> None:
