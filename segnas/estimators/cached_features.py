@@ -50,7 +50,7 @@ from segnas.tasks import tasks
 from segnas.tasks.base import Scores, confusion_matrix, cross_entropy, scores
 from segnas.training.device import Device
 from segnas.training.inference import upsampled
-from segnas.training.optimization import adamw, parameter_groups, polynomial, set_learning_rate, sgd
+from segnas.training.optimization import optimizer_of, parameter_groups, polynomial, set_learning_rate
 from segnas.training.preflight import Measurement
 
 CACHED = ("maps.0", "maps.1", "labels")  # low-level features, features, labels
@@ -209,8 +209,7 @@ class CachedFeatureEstimator:
         """Train `head`, and yield (steps done, scores) every `validate_every` steps and at the end."""
         config, device = self.config, self.device
         groups = parameter_groups(head, config.weight_decay)
-        make = sgd if config.optimizer == "sgd" else adamw
-        optimizer: torch.optim.Optimizer = make(groups, config.learning_rate, config.momentum)
+        optimizer = optimizer_of(config.optimizer, groups, config.learning_rate, config.momentum)
         total = torch.zeros((), device=device.device)
         for step, chosen in enumerate(self._batches(seed)):
             low_level, features, labels = (self.features[f"training.{name}"][chosen] for name in CACHED)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segnas.config import configuration, to_dict
 from segnas.data.base import Dataset
-from segnas.data.loading import TrainingBatches
+from segnas.data.loading import Batch, TrainingBatches
 from segnas.data.transforms import DataConfig, Normalization
 from segnas.errors import Diverged, Interrupted, UserError
 from segnas.estimators.feature_cache import fingerprint
@@ -31,7 +31,7 @@ from segnas.runs.run import Run, first_difference
 from segnas.tasks import tasks
 from segnas.tasks.base import cross_entropy
 from segnas.training.device import Device
-from segnas.training.optimization import adamw, parameter_groups, polynomial, set_learning_rate, sgd
+from segnas.training.optimization import optimizer_of, parameter_groups, polynomial, set_learning_rate
 
 FILE = "encoder.safetensors"
 STAGE = "encoder"  # in metrics.jsonl and of the checkpoint
@@ -101,8 +101,7 @@ def train_encoder(
     with forked(seed, STAGE, "head"):
         network = device.place(PlainNetwork(encoder, len(dataset.classes))).train()
     groups = parameter_groups(network, config.weight_decay)
-    make = sgd if config.optimizer == "sgd" else adamw
-    optimizer: torch.optim.Optimizer = make(groups, config.learning_rate, config.momentum)
+    optimizer = optimizer_of(config.optimizer, groups, config.learning_rate, config.momentum)
     begin = 0
     saved = run.load_checkpoint(STAGE)
     if saved:
@@ -116,15 +115,7 @@ def train_encoder(
             total = torch.zeros((), device=device.device)
             for step, batch in enumerate(device.ahead(batches.epoch(epoch)), start=epoch * len(batches)):
                 set_learning_rate(optimizer, polynomial(step, steps, config.learning_rate))
-                with device.autocast():
-                    logits = network(device.images(batch.images))
-                loss = cross_entropy(logits, device.labels(batch.labels))
-                loss.backward()
-                if config.clip_norm:
-                    nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                total += loss.detach()
+                total += _step(network, batch, optimizer, config.clip_norm, device)
                 progress.step()
                 if stop.requested:
                     raise Interrupted(f"the training of the encoder is saved after epoch {epoch} of {config.epochs}")
@@ -137,6 +128,19 @@ def train_encoder(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     run.write_bytes(FILE, safetensors.torch.save(weights, {"settings": json.dumps(settings)}))
     encoder.eval()
+
+
+def _step(network: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, clip_norm: float, device: Device) -> Tensor:
+    """Move the weights once; the loss."""
+    with device.autocast():
+        logits = network(device.images(batch.images))
+    loss = cross_entropy(logits, device.labels(batch.labels))
+    loss.backward()
+    if clip_norm:
+        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
 
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, settings: Mapping[str, Any]) -> dict[str, Any]:

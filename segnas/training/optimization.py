@@ -64,6 +64,13 @@ def adamw(groups: Iterable[dict[str, Any]], learning_rate: float, momentum: floa
     return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
 
 
+def optimizer_of(
+    name: str, groups: Iterable[dict[str, Any]], learning_rate: float, momentum: float, nesterov: bool = False
+) -> Optimizer:
+    """The optimizer that a recipe names, "sgd" or "adamw"."""
+    return sgd(groups, learning_rate, momentum, nesterov) if name == "sgd" else adamw(groups, learning_rate, momentum)
+
+
 def set_batch_norm_momentum(network: nn.Module, momentum: float) -> None:
     """The weight of a batch in the running statistics of every batch norm (PyTorch's sense: 1 minus TensorFlow's decay)."""
     for module in network.modules():

@@ -41,11 +41,10 @@ from segnas.training.evaluate import EvaluationConfig, image_confusions, score
 from segnas.training.model import TrainedModel, require_task, start_from
 from segnas.training.optimization import (
     ExponentialMovingAverage,
-    adamw,
+    optimizer_of,
     parameter_groups,
     set_batch_norm_momentum,
     set_learning_rate,
-    sgd,
 )
 from segnas.training.recipe import RetrainConfig, learning_rate, recipe
 
@@ -152,26 +151,10 @@ class Retraining:
         self.epochs = math.ceil(self.steps / len(self.batches))
         if config.warmup_steps > self.steps // 2:
             self.config = config = replace(config, warmup_steps=self.steps // 10)
-        with forked(seed, "retrain", "initialization"):
-            network = build(architecture, len(dataset.classes))
-        if config.drop_path < 1 and not hasattr(network, "set_drop_path"):
-            raise UserError(f"networks of the family '{family_of(architecture)}' have no paths to drop; set retrain.drop_path=1")
-        if config.encoder_weights is not None:
-            load_encoder(network, config.encoder_weights, family_of(architecture))
-        if weights is not None:
-            console.print(start_from(network, len(dataset.classes), weights))
-        if config.auxiliary_weight:
-            with forked(seed, "retrain", "auxiliary"):
-                add_auxiliary_head(network, len(dataset.classes), family_of(architecture))
-        set_batch_norm_momentum(network, config.batch_norm_momentum)
-        self.network = device.place(network).train()
+        self.network = device.place(initial_network(architecture, len(dataset.classes), config, seed, weights)).train()
         device.same([*self.network.parameters(), *self.network.buffers()])
         groups = parameter_groups(self.network, config.weight_decay, config.decay_all)
-        self.optimizer = (
-            sgd(groups, config.learning_rate, config.momentum, config.nesterov)
-            if config.optimizer == "sgd"
-            else adamw(groups, config.learning_rate, config.momentum)
-        )
+        self.optimizer = optimizer_of(config.optimizer, groups, config.learning_rate, config.momentum, config.nesterov)
         self.average = ExponentialMovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         saved = self.average.network if self.average else self.network
         self.model = TrainedModel(architecture, saved, dataset.classes, normalization, data.resize)
@@ -351,6 +334,29 @@ class Retraining:
         run.write_json("retrain.json", summary)
         self.device.barrier()
         return TrainedModel.load(run.path)
+
+
+def initial_network(
+    architecture: Architecture, num_classes: int, config: RetrainConfig, seed: int, weights: Path | None
+) -> nn.Module:
+    """The network as training begins with it, on the CPU: drawn for the seed, with the weights and the head that are asked for.
+
+    Raises UserError for what it does not have.
+    """
+    family = family_of(architecture)
+    with forked(seed, "retrain", "initialization"):
+        network = build(architecture, num_classes)
+    if config.drop_path < 1 and not hasattr(network, "set_drop_path"):
+        raise UserError(f"networks of the family '{family}' have no paths to drop; set retrain.drop_path=1")
+    if config.encoder_weights is not None:
+        load_encoder(network, config.encoder_weights, family)
+    if weights is not None:
+        console.print(start_from(network, num_classes, weights))
+    if config.auxiliary_weight:
+        with forked(seed, "retrain", "auxiliary"):
+            add_auxiliary_head(network, num_classes, family)
+    set_batch_norm_momentum(network, config.batch_norm_momentum)
+    return network
 
 
 def load_encoder(network: nn.Module, path: Path, family: str) -> None:
