@@ -57,7 +57,7 @@ class Executor(Protocol):
         ...
 
     def submit(self, task: Task) -> None:
-        """Have a task run. Raises RuntimeError when nothing is free."""
+        """Have a task run. Where nothing is free it waits in the queue of a cluster; on one machine: RuntimeError."""
         ...
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:

@@ -84,8 +84,7 @@ class OnRay:
         return max(0, self.workers - len(self._tasks))
 
     def submit(self, task: Task) -> None:
-        if not self.free():
-            raise RuntimeError("the cluster has no room for another task")
+        # free() is not asked again: a node may have died since the caller did, and Ray keeps what has no room in its queue
         reference = self._remote.remote(self._work, {**task.payload, "slot": 0}, self.timeout)
         self._tasks[reference] = (task, time.monotonic())
 

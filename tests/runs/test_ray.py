@@ -72,6 +72,13 @@ def test_outcomes_shares_and_time_limits(cluster: Any, tmp_path: Path) -> None:
         executor.close()
     whole = OnRay(behave, cluster.address)
     assert whole.workers == 4
+    for number in range(6):  # more than there is room for, as when a node dies after free() was asked
+        whole.submit(Task(number, {"how": "return", "value": number, "folder": str(tmp_path)}))
+    assert whole.free() == 0
+    results: dict[int, Any] = {}
+    while len(results) < 6:
+        results |= {outcome.number: outcome.result for outcome in whole.wait(30)}
+    assert results == {number: number for number in range(6)}
     whole.close()
     shared = OnRay(visible_gpus, cluster.address, cpus=0.5, gpus=0.5)
     assert shared.workers == 2

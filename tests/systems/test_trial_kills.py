@@ -148,7 +148,7 @@ def test_a_search_on_ray_ends_although_a_node_is_killed(cluster: Any, data: str,
         assert time.monotonic() - begun < PATIENCE, "the search does not begin"
         time.sleep(0.1)
     cluster.remove_node(cluster.second, allow_graceful=False)
-    assert driver.wait(PATIENCE) == 0
+    assert driver.wait(PATIENCE) == 0, out.with_suffix(".log").read_text()[-3000:]
     complete(out)
 
 
