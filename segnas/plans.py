@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import segnas
-from segnas.config import flat, from_dict, override, replace, to_dict
+from segnas.config import flat, override, replace, to_dict
 from segnas.data import absolute_data, task_of_data
 from segnas.errors import UserError
 from segnas.processes import program
 from segnas.runs.run import Run
-from segnas.systems.base import all_systems, load_system, preset
-from segnas.systems.settings import RunConfig, run_preset
+from segnas.systems.base import all_systems, load_system, preset, read_configuration
+from segnas.systems.settings import run_preset
 from segnas.user_files import absolute
 
 RANDOM = "random"  # the system that is told its space
@@ -84,10 +84,7 @@ def absolute_weights(config: Any) -> Any:
 
 def planned(run: Run) -> Plan:
     """The plan that an existing run was started with."""
-    values = run.config()
-    head = {key: values.pop(key, None) for key in ("segnas", "system", "preset", "dataset")}
-    cls = RunConfig if head["system"] is None else load_system(head["system"]).config
-    config = from_dict(cls, values, where=str(run.path / "config.yaml"))
+    head, config = read_configuration(run.config(), where=str(run.path / "config.yaml"))
     return Plan(head["system"], str(head["preset"]), str(head["dataset"]), config)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from segnas.config import from_dict
 from segnas.data.base import Dataset
 from segnas.data.transforms import Normalization
 from segnas.errors import Registry, UserError
@@ -76,6 +77,7 @@ class System:
         return self.presets if task == "segmentation" else self.task_presets.get(task, {})
 
 
+HEAD = ("segnas", "system", "preset", "dataset")  # of a run's configuration, before the settings
 systems: Registry[System] = Registry("system")
 families_of_systems: Registry[Callable[[str], System]] = Registry("family of systems")  # "random/NAME" is one of "random"
 
@@ -93,6 +95,17 @@ def load_system(name: str) -> System:
     if len(found) != 1:
         raise UserError(f"{name} must hold exactly one System, found {len(found)}; docs/adding_a_system.md shows how")
     return found[0]
+
+
+def read_configuration(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
+    """What a run's config.yaml holds: {"segnas", "system", "preset", "dataset"}, and the configuration of that system.
+
+    Raises UserError, in a line that begins with `where`, for what does not fit.
+    """
+    head = {key: values.get(key) for key in HEAD}
+    settings = {key: value for key, value in values.items() if key not in HEAD}
+    cls = RunConfig if head["system"] is None else load_system(head["system"]).config
+    return head, from_dict(cls, settings, where=where)
 
 
 def all_systems() -> list[System]:

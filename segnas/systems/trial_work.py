@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segnas.config import from_dict, replace
+from segnas.config import replace
 from segnas.data import open_dataset
 from segnas.data.transforms import Normalization, seen_size
 from segnas.errors import Diverged
@@ -25,7 +25,7 @@ from segnas.estimators.short_training import ShortTraining, ShortTrainingConfig
 from segnas.runs.progress import console
 from segnas.runs.run import Run
 from segnas.spaces.architecture import Architecture, from_json
-from segnas.systems.base import Job, System, load_system
+from segnas.systems.base import Job, System, load_system, read_configuration
 from segnas.training.device import launch
 from segnas.training.timing import latency_meter
 
@@ -102,10 +102,8 @@ def described(job: Job) -> dict[str, Any]:
 def _bench(run: str, slot: int) -> Bench:
     console.quiet = True  # what the run says of its device and data was said once
     described = json.loads(run)
-    values = described["config"]
-    head = {key: values.pop(key, None) for key in ("segnas", "system", "preset", "dataset")}
+    head, config = read_configuration(described["config"], where="the run's configuration")
     system = load_system(head["system"])
-    config = from_dict(system.config, values, where="the run's configuration")
     dataset = open_dataset(head["dataset"], seed=config.seed)
     normalization = Normalization(tuple(described["mean"]), tuple(described["std"]))
     gpu = slot % max(1, torch.cuda.device_count())
