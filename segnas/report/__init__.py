@@ -1,7 +1,7 @@
 """The report: `write_report` turns the files of a run into one page that a person reads, `write_comparison` those of several.
 
-Read `information.py` (get the information), then `sections.py` and `courses.py` (what is shown); `drawings.py`, `plots.py`
-and `tables.py` draw, `page.py` puts it together. Of a search by trials: `trials.py`, then `trial_course.py` with
+Read `information.py` (get the information), then `sections.py` and `courses.py` (what is shown); `trellis.py`, `graphs.py`,
+`plots.py` and `tables.py` draw, `page.py` puts it together. Of a search by trials: `trials.py`, then `trial_course.py` with
 `trial_charts.py` and `scatter.py`. Of several runs: `several.py`, then `compare.py`.
 """
 

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from segnas.report import drawings, tables
+from segnas.report import families, tables
 from segnas.report.comparison import NAMES
+from segnas.report.graphs import cell_graph, draw
 from segnas.report.information import Cell, DartsArchitecture, FoundArchitecture, HierarchicalArchitecture, Information
 from segnas.report.markup import Markup, join, listing, plural, tag
 from segnas.report.sections import Section, paragraph
+from segnas.report.trellis import trellis, trellis_caption
 from segnas.spaces.darts import reductions
 
 FORMS = {  # of DARTS: (the stride of the stem, the form in words)
@@ -28,17 +30,20 @@ HAND_MADE = {
 
 
 def network(information: Information) -> Section | None:
-    """The path and the cell as drawings, or the JSON of a family that has none."""
+    """Path, cells and decoder as drawings, and the JSON; the JSON alone of a family that has none."""
     found = information.architecture or information.best_so_far
     if found is None:
         return None
     hierarchical, darts = found.hierarchical(), found.darts()
     text = tag("pre", _json(found.architecture))
+    drawn: list[Markup] | None
     if hierarchical is not None:
         drawn = _hierarchical(hierarchical, information)
     elif darts is not None:
         drawn = _darts(darts)
     else:
+        drawn = families.drawn(found.architecture)
+    if drawn is None:
         return Section("network", "The network", join([paragraph(_origin(information)), paragraph(_undrawn(found)), text]))
     folded = tag("details", tag("summary", "The architecture as JSON"), text)
     return Section("network", "The network", join([paragraph(_origin(information)), *drawn, folded]))
@@ -47,13 +52,13 @@ def network(information: Information) -> Section | None:
 def _hierarchical(drawn: HierarchicalArchitecture, information: Information) -> list[Markup]:
     """The path and the cell of Auto-DeepLab."""
     search = information.search
-    trellis = drawings.trellis(drawn.path, search.beta if search else ())
+    path = trellis(drawn.path, search.beta if search else ())
     return [
         tag("h3", "The path through the resolutions"),
-        tables.scrolling(trellis, "path through the resolutions"),
-        paragraph(drawings.trellis_caption(drawn, search), "note"),
+        tables.scrolling(path, "path through the resolutions"),
+        paragraph(trellis_caption(drawn, search), "note"),
         tag("h3", "The cell"),
-        tables.scrolling(drawings.cell(drawn.cell), "the cell"),
+        tables.scrolling(draw(cell_graph(drawn.cell)), "the cell"),
         paragraph(
             "The same cell stands at every layer. Each block adds the results of two operations; H(l−1) and H(l−2) are the "
             "outputs of the two layers before, brought to the layer's resolution.",
@@ -77,7 +82,7 @@ def _darts(drawn: DartsArchitecture) -> list[Markup]:
 
 
 def _cell(cell: Cell) -> Markup:
-    return drawings.cell(cell.blocks, cell.concat)
+    return draw(cell_graph(cell.blocks, cell.concat))
 
 
 def form_in_words(network: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segnas.report.drawings import operation_name, state_name
+from segnas.report.graphs import operation_name, state_name
 from segnas.report.information import Block, ClassScore, Color, Cost, Evaluation, Search
 from segnas.report.limits import NAMES, Budget, cost_in_words
 from segnas.report.markup import Markup, count, join, percent, tag

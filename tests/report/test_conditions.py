@@ -7,10 +7,10 @@ import pytest
 
 from segnas.report import write_report
 from segnas.report.cautions import cautions
-from segnas.report.drawings import trellis_caption
 from segnas.report.information import Block, HierarchicalArchitecture, Information, gather
 from segnas.report.page import in_words
 from segnas.report.sections import summary
+from segnas.report.trellis import trellis_caption
 from segnas.runs.run import Run
 
 

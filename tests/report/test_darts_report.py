@@ -12,7 +12,7 @@ import pytest
 
 from segnas.report import write_report
 from segnas.report.cautions import cautions
-from segnas.report.drawings import cell, cell_in_words, operation_name
+from segnas.report.graphs import cell_graph, draw, in_words, operation_name
 from segnas.report.information import Block, gather
 from segnas.report.networks import darts_captions, form_in_words, network
 from segnas.report.published import published_networks
@@ -88,27 +88,29 @@ def test_both_cells_are_drawn_and_no_path(make_run: Callable[[], Run]) -> None:
 
 
 def test_only_the_blocks_of_the_concatenation_have_a_line_to_it() -> None:
-    svg = cell(blocks(NORMAL), (2, 4, 5))
+    svg = draw(cell_graph(blocks(NORMAL), (2, 4, 5)))
     assert [line.get("class", "").split()[-1] for line in elements(svg, "out")] == ["s2", "s4", "s5"]
-    assert cell_in_words(blocks(NORMAL), (2, 4, 5)).endswith("the output concatenates block 1, block 3 and block 4.")
-    assert cell_in_words(blocks(NORMAL), (2, 3, 4, 5)) == cell_in_words(blocks(NORMAL))
-    assert len(elements(cell(blocks(NORMAL)), "out")) == 4
+    assert in_words(cell_graph(blocks(NORMAL), (2, 4, 5))).endswith("the output concatenates block 1, block 3 and block 4.")
+    assert in_words(cell_graph(blocks(NORMAL), (2, 3, 4, 5))) == in_words(cell_graph(blocks(NORMAL)))
+    assert len(elements(draw(cell_graph(blocks(NORMAL))), "out")) == 4
 
 
 def test_an_input_in_the_concatenation_passes_between_the_rows() -> None:
-    svg = cell(blocks(NORMAL), (0, 1, 5))
+    svg = draw(cell_graph(blocks(NORMAL), (0, 1, 5)))
     rows = [re.search(r"V([\d.]+) H", line.get("d", "")) for line in elements(svg, "out")]
     heights = [float(found.group(1)) for found in rows if found]
     cards = [box for box in elements(svg, "box") if box.get("width") == "138"]
     tops = [float(box.get("y", "")) for box in cards]
     assert len(heights) == 2
     assert all(tops[0] + 74 < height < tops[1] for height in heights)
-    assert cell_in_words(blocks(NORMAL), (0, 1, 5)).endswith("concatenates H(l−2), H(l−1) and block 4.")
+    assert in_words(cell_graph(blocks(NORMAL), (0, 1, 5))).endswith("concatenates H(l−2), H(l−1) and block 4.")
 
 
 def test_names_of_operations() -> None:
     names = [operation_name(name) for name in ("dil_conv_3x3", "dil_conv_5x5", "atrous_conv_3x3", "conv_7x1_1x7", "sep_conv_7x7")]
     assert names == ["dilated 3×3", "dilated 5×5", "atrous 3×3", "conv 7×1 1×7", "sep 7×7"]
+    names = [operation_name(name) for name in ("conv3x3_dil12", "sep_conv_3x3_rate_6x21", "avg_pool_grid_2x4", "conv_1x1")]
+    assert names == ["conv 3×3 dil12", "sep 3×3 rate 6×21", "avg pool grid 2×4", "conv 1×1"]
 
 
 @pytest.mark.parametrize(

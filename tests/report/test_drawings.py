@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from segnas.report.drawings import CARD_HEIGHT, CARD_WIDTH, cell, cell_in_words, operation_name, path_in_words, trellis
+from segnas.report.graphs import Graph, Node, cell_graph, draw, in_words, operation_name
 from segnas.report.information import Block
+from segnas.report.trellis import path_in_words, trellis
 
 PATH = [0, 0, 0, 1, 2, 1, 2, 2, 3, 3, 2, 1]
 CELL = (
@@ -51,7 +52,7 @@ def test_moves_are_as_thick_as_probable() -> None:
 
 
 def test_the_cell_names_each_operation_at_its_block_and_draws_each_edge() -> None:
-    svg = cell(CELL)
+    svg = draw(cell_graph(CELL))
     labels = [element.text for element in elements(svg, "ink")]
     assert labels == [operation_name(operation) for block in CELL for operation in block.operations]
     wires = [wire for wire in elements(svg, "wire") if wire.tag == "path"]
@@ -70,25 +71,57 @@ def points(path: str) -> list[tuple[float, float]]:
     return places
 
 
-def test_no_edge_passes_under_another_block() -> None:
-    svg = cell(CELL)
-    cards = [
-        (float(box.get("x", "")), float(box.get("y", "")))
-        for box in elements(svg, "box")
-        if box.get("width") == f"{CARD_WIDTH:g}" and box.get("height") == f"{CARD_HEIGHT:g}"
-    ]
-    assert len(cards) == len(CELL)
+DECODER = Graph(  # what an open node makes can be read before its sum
+    ("stride 4", "stride 8", "stride 16", "stride 32"),
+    (
+        Node("first", (0,), ("sep_conv_3x3",)),
+        Node("layer 1", (3, 4), ("sep_conv_5x5_dil6", "global_average_pool"), open=True),
+        Node("layer 2", (5, 6), ("skip_connect", "conv_1x1"), open=True),
+        Node("layer 3", (1, 7), ("none", "sep_conv_3x3_rate_18x21"), "∥"),
+    ),
+    (4, 10, 11),
+    "classifier",
+)
+
+
+@pytest.mark.parametrize("graph", [cell_graph(CELL), DECODER])
+def test_no_edge_passes_under_another_node(graph: Graph) -> None:
+    svg = draw(graph)
+    boxes = [tuple(float(box.get(key, "")) for key in ("x", "y", "width", "height")) for box in elements(svg, "box")]
+    cards = [box for box in boxes if box[2] > 100]
+    assert len(cards) == len(graph.nodes)
     wires = [wire for wire in elements(svg, "wire") if wire.tag == "path"]
-    targets = [block for block in range(len(CELL)) for _ in range(2)]
+    targets = [number for number, node in enumerate(graph.nodes) for _ in node.inputs]
     for wire, target in zip(wires, targets, strict=True):
         corners = points(wire.get("d", ""))
         for (x1, y1), (x2, y2) in pairwise(corners):
-            for index, (x, y) in enumerate(cards):
-                outside = max(x1, x2) <= x or min(x1, x2) >= x + CARD_WIDTH or max(y1, y2) <= y or min(y1, y2) >= y + CARD_HEIGHT
+            for index, (x, y, width, height) in enumerate(cards):
+                outside = max(x1, x2) <= x or min(x1, x2) >= x + width or max(y1, y2) <= y or min(y1, y2) >= y + height
                 assert outside or index == target
+
+
+def test_what_an_open_node_makes_has_names_and_places_of_its_own() -> None:
+    assert [DECODER.name_of(state) for state in (3, 4, 5, 6, 7, 8)] == [
+        "stride 32", "first", "first of layer 1", "second of layer 1", "layer 1", "first of layer 2"]  # fmt: skip
+    svg = draw(DECODER, "The decoder")
+    begins = [points(wire.get("d", ""))[0] for wire in elements(svg, "wire") if wire.tag == "path"]
+    first, second, end = begins[3], begins[4], begins[6]  # layer 2 reads both results of layer 1, layer 3 their sum
+    assert first[0] == second[0] == end[0]
+    assert first[1] < end[1] < second[1]
+    told = elements(svg, "drawing")[0].get("aria-label") or ""
+    assert told.startswith("The decoder: first = sep 3×3 of stride 4; layer 1 = sep 5×5 dil6 of stride 32 + global average pool")
+    assert told.endswith(
+        "layer 3 = none of stride 8 ∥ sep 3×3 rate 18×21 of layer 1; the output concatenates first, layer 2 and layer 3."
+    )
+
+
+def test_names_fit_into_their_boxes() -> None:
+    svg = draw(DECODER)
+    for pill, label in zip(elements(svg, "pill"), elements(svg, "ink"), strict=True):
+        assert 6 * len(label.text or "") < float(pill.get("width", ""))
 
 
 def test_words_for_those_who_cannot_see_the_drawings() -> None:
     assert path_in_words([0, 0, 1]) == "From the stem at stride 4 through 3 layers: stride 4 for 2 layers, stride 8 for 1 layer."
-    assert "block 3 = sep 3×3 of block 2 + skip of H(l−2)" in cell_in_words(CELL)
+    assert "block 3 = sep 3×3 of block 2 + skip of H(l−2)" in in_words(cell_graph(CELL))
     assert elements(trellis([0, 1]), "trellis")[0].get("aria-label") == path_in_words([0, 1])
