@@ -38,8 +38,12 @@ class NotInSpace(UserError):
 class Choose(Protocol):
     """Answers a space's questions."""
 
-    def __call__(self, name: str, options: Sequence[T], node: bool = False) -> T:
-        """One of `options`; `node` hints that they are earlier nodes of a graph, for controllers that attend to nodes."""
+    def __call__(self, name: str, options: Sequence[T], node: bool = False, member: str = "") -> T:
+        """One of `options`. Hints for controllers that attend to what is there already:
+
+        node: the options are earlier nodes of a graph. member: the options say no and yes to one member of a set, the part of the
+        architecture whose choices have names that begin so; the choices of a set are asked one after the other.
+        """
         ...
 
 
@@ -56,8 +60,8 @@ class Space(Protocol):
         ...
 
 
-class GrowingSpace(Space, Protocol):
-    """A space that a progressive search grows into: the last stage is the space itself, those before are smaller."""
+class StagedSpace(Space, Protocol):
+    """A space that a search may enter by stages: the last one is the space itself, those before are smaller."""
 
     @property
     def stages(self) -> int:
@@ -67,6 +71,10 @@ class GrowingSpace(Space, Protocol):
     def stage(self, number: int) -> Space:
         """The space of stage 1 .. stages."""
         ...
+
+
+class GrowingSpace(StagedSpace, Protocol):
+    """One whose architectures a progressive search grows into those of the next stage."""
 
     def grow(self, architecture: Architecture) -> Iterator[Architecture]:
         """Every architecture of the next stage that has this one inside, in a fixed order."""
@@ -93,6 +101,7 @@ class Choice:
     options: tuple[Any, ...]
     index: int
     node: bool = False
+    member: str = ""
 
     @property
     def option(self) -> Any:
@@ -106,13 +115,13 @@ def replay(space: Space, answer: Answer) -> tuple[Architecture, tuple[Choice, ..
     """The architecture that `answer` gives and all the choices made, in order."""
     choices: dict[str, Choice] = {}
 
-    def choose(name: str, options: Sequence[T], node: bool = False) -> T:
+    def choose(name: str, options: Sequence[T], node: bool = False, member: str = "") -> T:
         if name in choices:
             raise ValueError(f"the choice '{name}' is asked for twice")
         if not options:
             raise ValueError(f"the choice '{name}' has no options")
         listed = tuple(options)
-        choices[name] = Choice(name, listed, answer(name, listed), node)
+        choices[name] = Choice(name, listed, answer(name, listed), node, member)
         option: T = listed[choices[name].index]
         return option
 
@@ -148,7 +157,7 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
 
 def stages_of(space: Any) -> list[Space]:
     """The stages of a space that grows, the smallest first; any other space is its only one."""
-    return [space.stage(number) for number in range(1, space.stages + 1)] if hasattr(space, "grow") else [space]
+    return [space.stage(number) for number in range(1, space.stages + 1)] if callable(getattr(space, "stage", None)) else [space]
 
 
 def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
@@ -348,7 +357,14 @@ def _count_group(space: Space, base: Sequence[Choice], group: set[str]) -> int:
         position = iter(leading)
         asked: list[tuple[int, int]] = []
 
-        def choose(name: str, options: Sequence[T], node: bool = False, position: Any = position, asked: Any = asked) -> T:
+        def choose(
+            name: str,
+            options: Sequence[T],
+            node: bool = False,
+            member: str = "",
+            position: Any = position,
+            asked: Any = asked,
+        ) -> T:
             if name not in group:
                 return kept[name] if name in kept and kept[name] in options else options[0]
             asked.append((next(position, 0), len(options)))

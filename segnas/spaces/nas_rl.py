@@ -9,13 +9,15 @@ before it one bit: whether it reads that layer's output. What it reads is concat
 
 | the paper                                                     | here                                                     |
 |---------------------------------------------------------------|----------------------------------------------------------|
-| depth grows while the controller learns: 6, +2 at a time      | fixed by the constructor                                 |
+| depth grows while the controller learns: 6, +2 at a time      | the same, to the depth of the constructor (`stage`)      |
 | max pooling at two fixed layers in some experiments           | none                                                     |
 | strides fixed to 1, or of {1, 2, 3} in height and in width    | the same (`strides`)                                     |
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,6 +30,7 @@ from segnas.spaces.choice import Choose, search_spaces
 SIDES = (1, 3, 5, 7)  # heights and widths of a filter
 FILTERS = (24, 36, 48, 64)
 STRIDES = (1, 2, 3)
+FIRST_DEPTH, GROWTH = 6, 2  # layers of the first stage, and how many each later one has more
 
 Bit = Literal[0, 1]
 
@@ -91,6 +94,8 @@ class NasRl:
 class NasRlSpace:
     """All networks of so many layers: 64^layers filters (9^layers times as many with strides), 2^(layers (layers - 1) / 2) skips.
 
+    Its stages are the networks of 6, 8, 10, ... layers; the last has all of them.
+
     layers: 15 as in table 1's network without strides and pooling. strides: whether they are searched; else all are 1.
     """
 
@@ -98,6 +103,17 @@ class NasRlSpace:
     strides: bool = False
     sides: tuple[int, ...] = SIDES
     filters: tuple[int, ...] = FILTERS
+
+    @property
+    def stages(self) -> int:
+        """How often it grows, and once more for the beginning."""
+        return 1 + max(0, math.ceil((self.layers - FIRST_DEPTH) / GROWTH))
+
+    def stage(self, number: int) -> NasRlSpace:
+        """The networks of stage 1 .. stages."""
+        if not 1 <= number <= self.stages:
+            raise ValueError(f"stage {number} of a space with stages 1 to {self.stages}")
+        return dataclasses.replace(self, layers=min(self.layers, FIRST_DEPTH + GROWTH * (number - 1)))
 
     def architecture(self, choose: Choose) -> NasRl:
         """The architecture of one series of choices, in the order in which the paper's controller makes them."""
@@ -113,4 +129,4 @@ class NasRlSpace:
     def _skips(self, choose: Choose, name: str, layers: int) -> Iterator[Bit]:
         bits: tuple[Bit, Bit] = (0, 1)
         for earlier in range(layers):
-            yield choose(f"{name}.skips.{earlier}", bits)
+            yield choose(f"{name}.skips.{earlier}", bits, member=f"layers.{earlier}")

@@ -11,6 +11,7 @@ score changes nothing. Results may come in any order: what was drawn, and how pr
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,13 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from segnas.config import configuration
 from segnas.randomness import numpy_generator
 from segnas.spaces.architecture import Architecture
-from segnas.spaces.choice import Space, replay
+from segnas.spaces.choice import Space, replay, stages_of
 from segnas.strategies.base import Result, Strategy
 from segnas.strategies.controller import Controller, ControllerConfig, Trace
 
@@ -36,7 +37,8 @@ class PolicyGradientConfig:
 
     learning_rate: of Adam. baseline_decay: how much of the baseline stays at each result. entropy_weight: of the entropy bonus.
     batch: results between two updates. clip_norm: of the gradient; 0: not clipped. reward_scale: 0.01 makes percent a share.
-    The defaults are for a hundred trials, in which a controller learns only by large steps.
+    grow_every: proposals after which the next stage of a space that has stages is drawn from, the first one in the beginning;
+    0: all of the space at once. The defaults are for a hundred trials, in which a controller learns only by large steps.
     """
 
     controller: ControllerConfig = ControllerConfig()
@@ -47,12 +49,17 @@ class PolicyGradientConfig:
     clip_norm: NonNegativeFloat = 0.0
     reward_scale: PositiveFloat = 0.01
     reward_exponent: PositiveFloat = 1.0
+    grow_every: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
 class Experience:
-    """A proposal: its choices as indices by name and as the controller's, its log-probability when it was drawn, its reward."""
+    """A proposal: its choices as indices by name and as the controller's, its log-probability when it was drawn, its reward.
 
+    stage: of the space, that it was drawn from.
+    """
+
+    stage: int
     indices: Mapping[str, int]
     trace: Trace
     log_probability: float
@@ -66,6 +73,7 @@ class PolicyGradient(Strategy):
 
     def __init__(self, space: Space, seed: int, options: Mapping[str, Any] | None = None, objectives: int = 1) -> None:
         super().__init__(space, seed, options, objectives)
+        self.stages = stages_of(space)
         self.controller = Controller(space, self.config.controller, numpy_generator(seed, "controller"))
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=self.config.learning_rate, fused=True)
         self.baseline: float | None = None
@@ -73,9 +81,11 @@ class PolicyGradient(Strategy):
 
     def propose(self, generator: np.random.Generator) -> Architecture:
         """Draw from the policy as it is now."""
-        draw = self.controller.draw(generator)
+        every = self.config.grow_every
+        stage = min(len(self.stages), 1 + self.asked // every) if every else len(self.stages)
+        draw = self.controller.draw(generator, self.stages[stage - 1])
         indices = {choice.name: choice.index for choice in draw.choices}
-        self.pending[self.asked] = Experience(indices, self.controller.trace(draw.choices), draw.log_probability)
+        self.pending[self.asked] = Experience(stage, indices, self.controller.trace(draw.choices), draw.log_probability)
         return draw.architecture
 
     def tell(self, result: Result) -> None:
@@ -88,7 +98,7 @@ class PolicyGradient(Strategy):
         reward = self.reward(result.score)
         decay = self.config.baseline_decay
         self.baseline = reward if self.baseline is None else decay * self.baseline + (1 - decay) * reward
-        self.learn(Experience(proposal.indices, proposal.trace, proposal.log_probability, reward))
+        self.learn(dataclasses.replace(proposal, reward=reward))
 
     def reward(self, score: float) -> float:
         """The reward of a score; powers keep its sign."""
@@ -130,13 +140,15 @@ class PolicyGradient(Strategy):
 
     def restored(self, values: Mapping[str, Any]) -> Experience:
         """The inverse of `plain`."""
-        choices = replay(self.space, lambda name, options: int(values["indices"][name]))[1]
-        return Experience(dict(values["indices"]), self.controller.trace(choices), values["log_probability"], values["reward"])
+        stage, indices = int(values["stage"]), dict(values["indices"])
+        choices = replay(self.stages[stage - 1], lambda name, options: int(indices[name]))[1]
+        return Experience(stage, indices, self.controller.trace(choices), values["log_probability"], values["reward"])
 
 
 def plain(experience: Experience) -> dict[str, Any]:
     """An experience as plain values."""
     return {
+        "stage": experience.stage,
         "indices": dict(experience.indices),
         "log_probability": experience.log_probability,
         "reward": experience.reward,

@@ -18,13 +18,15 @@ from segnas.strategies.base import strategies
 from segnas.strategies.controller import join
 from segnas.strategies.policy_gradient import Experience, PolicyGradient, plain
 
-# Zoph and Le, ICLR 2017 (arXiv 1611.01578), section 4.1: accuracy cubed, two layers of 35 units. The paper names no decay.
+# Zoph and Le, ICLR 2017 (arXiv 1611.01578), sections 3.3 and 4.1: skips by attention, accuracy cubed, two layers of 35 units,
+# depth growing every 1,600 samples. The paper names no decay.
 NAS_RL: dict[str, Any] = {
-    "controller": {"hidden": 35, "layers": 2, "init_range": 0.08},
+    "controller": {"hidden": 35, "layers": 2, "init_range": 0.08, "attention": True},
     "learning_rate": 6e-4,
     "entropy_weight": 0.0,
     "batch": 20,
     "reward_exponent": 3.0,
+    "grow_every": 1600,
 }
 # Pham et al., ICML 2018 (arXiv 1802.03268), cells: its code's settings, but it bounds the logits of operations tighter still.
 ENAS: dict[str, Any] = {

@@ -66,7 +66,7 @@ def test_every_strategy_and_every_space_takes_part() -> None:
             with pytest.raises(UserError) as refusal:
                 new(strategy, space)
             assert "\n" not in str(refusal.value)
-            assert not hasattr(space_of(space), "stages"), "only a space that does not grow may be refused"
+            assert not hasattr(space_of(space), "stage"), "only a space that does not grow may be refused"
 
 
 @ALL

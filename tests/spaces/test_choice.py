@@ -91,9 +91,9 @@ def test_every_choice_and_option_is_discovered(space):
 
     class Recorded:
         def architecture(self, choose):
-            def record(name, options, node=False):
-                expected.update((name, option, node) for option in options)
-                return choose(name, options, node)
+            def record(name, options, node=False, member=""):
+                expected.update((name, option, node, member) for option in options)
+                return choose(name, options, node, member)
 
             return space.architecture(record)
 
@@ -101,7 +101,7 @@ def test_every_choice_and_option_is_discovered(space):
         pass
     for name, seen in choice.discover(space).items():
         assert all(one.name == name for one in seen)
-        found |= {(name, option, one.node) for one in seen for option in one.options}
+        found |= {(name, option, one.node, one.member) for one in seen for option in one.options}
     assert found == expected
 
 

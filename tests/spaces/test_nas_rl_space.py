@@ -70,6 +70,26 @@ def test_samples_and_mutants_stay_in_the_space() -> None:
             assert from_json(to_json(one)) == one
 
 
+def test_depth_grows_from_six_layers_by_two() -> None:
+    space = NasRlSpace()
+    assert [stage.layers for stage in choice.stages_of(space)] == [6, 8, 10, 12, 14, 15]  # type: ignore[attr-defined]
+    assert choice.stages_of(space)[-1] == space
+    assert choice.stages_of(NasRlSpace(layers=4)) == [NasRlSpace(layers=4)]
+    for stage in (1, 3, 6):
+        drawn = choice.sample(space.stage(stage), np.random.default_rng(stage))
+        assert choice.stage_of(space, drawn) == stage
+        assert len(choice.stage_choices(space, drawn)) == len(choice.choices_of(space.stage(stage), drawn))
+    for wrong in (0, 7):
+        with pytest.raises(ValueError, match="stages 1 to 6"):
+            space.stage(wrong)
+
+
+def test_skips_are_members_of_the_set_that_a_layer_reads() -> None:
+    asked = choice.choices_of(NasRlSpace(), PUBLISHED)
+    members = {made.name: made.member for made in asked if made.member}
+    assert members == {f"layers.{i}.skips.{j}": f"layers.{j}" for i in range(15) for j in range(i)}
+
+
 def test_it_is_for_classification() -> None:
     assert task_of(PUBLISHED) == "classification"
     with pytest.raises(UserError, match=r"classification") as caught:

@@ -45,6 +45,24 @@ class Graph:
         return first, second, choose(f"{cell}.{block}.operation", self.operations)
 
 
+class Chain:
+    """Layers that each have a kind and read any of the layers before; the first `layers` of up to three are stages."""
+
+    def __init__(self, layers: int = 3, kinds: str = "ab") -> None:
+        self.layers, self.kinds, self.stages = layers, kinds, layers
+
+    def stage(self, number: int) -> Chain:
+        return Chain(number, self.kinds)
+
+    def architecture(self, choose: Choose) -> tuple[Any, ...]:
+        return tuple(self._layer(choose, layer) for layer in range(self.layers))
+
+    def _layer(self, choose: Choose, layer: int) -> tuple[Any, ...]:
+        kind = choose(f"layers.{layer}.kind", self.kinds)
+        reads = [choose(f"layers.{layer}.skips.{j}", (0, 1), member=f"layers.{j}") for j in range(layer)]
+        return kind, tuple(reads)
+
+
 class FastNasLike:
     """The questions of Fast NAS, in its order: the inputs of three merges, then a cell of one operation and three layers.
 

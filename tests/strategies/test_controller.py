@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from small_spaces import Dependent, FastNasLike, Graph, Independent
+from small_spaces import Chain, Dependent, FastNasLike, Graph, Independent
 from torch import Tensor
 
 from segnas.randomness import numpy_generator
@@ -29,7 +29,9 @@ CONFIGS = {
     "output": ControllerConfig(hidden=4, layers=2, init_range=1.0, feedback="output", encode_steps=3, shared=True),
     "output, attention": ControllerConfig(hidden=4, init_range=1.0, feedback="output", attention=True),
 }
-SPACES: dict[str, Space] = {"independent": Independent(2, 3, 1, 4), "dependent": Dependent(), "graph": Graph(2, ("conv", "pool"))}
+SPACES: dict[str, Space] = {
+    "independent": Independent(2, 3, 1, 4), "dependent": Dependent(), "graph": Graph(2, ("conv", "pool")), "chain": Chain(),
+}  # fmt: skip
 
 
 def controller_of(space: Space, config: ControllerConfig, seed: int = 0) -> Controller:
@@ -44,9 +46,9 @@ def all_choices(space: Space) -> list[tuple[Choice, ...]]:
         def architecture(self, choose: Any) -> Any:
             made: list[Choice] = []
 
-            def record(name: str, options: Sequence[Any], node: bool = False) -> Any:
-                option = choose(name, options, node)
-                made.append(Choice(name, tuple(options), tuple(options).index(option), node))
+            def record(name: str, options: Sequence[Any], node: bool = False, member: str = "") -> Any:
+                option = choose(name, options, node, member)
+                made.append(Choice(name, tuple(options), tuple(options).index(option), node, member))
                 return option
 
             architecture = space.architecture(record)
@@ -133,10 +135,23 @@ def plain_log_probability(controller: Controller, choices: Sequence[Choice]) -> 
     for _ in range(config.encode_steps):
         value = step(value)
     anchors: dict[str, dict[Any, np.ndarray]] = {}
+    of_layer: dict[str, np.ndarray] = {}  # the last state about each layer
+    taken: list[np.ndarray] = []
+    before = ""
     for choice in choices:
-        state = step(value)
+        owner, _, _ = choice.name.rpartition(".")
+        together = config.attention and choice.member != ""
+        if not (together and owner == before):
+            state, taken = step(value), []
+        before = owner if together else ""
         group: Any = choice.options if config.shared and not choice.node else choice.name
-        if config.attention and choice.node:
+        layer = ".".join(choice.name.split(".")[:2])
+        if together:
+            anchor = of_layer[choice.member]
+            score = weights["score_weight"] @ np.tanh(weights["anchor_weight"] @ anchor + weights["state_weight"] @ state)
+            logits = np.array([0.0, score])
+            taken += [anchor] if choice.option else []
+        elif config.attention and choice.node:
             cell = choice.name.split(".")[0]
             first = cell not in anchors
             for option in choice.options:
@@ -155,7 +170,13 @@ def plain_log_probability(controller: Controller, choices: Sequence[Choice]) -> 
         if config.tanh_constant:
             logits = config.tanh_constant * np.tanh(logits)
         total += logits[choice.index] - math.log(np.exp(logits).sum())
-        value = state if config.feedback == "output" else weights["embedding"][controller.embedding_rows[group, choice.option]]
+        of_layer[layer] = state
+        if config.feedback == "output":
+            value = state
+        elif together:
+            value = np.sum([np.zeros(config.hidden), *taken], axis=0) / (1 + len(taken))
+        else:
+            value = weights["embedding"][controller.embedding_rows[group, choice.option]]
     return float(total)
 
 
@@ -169,10 +190,11 @@ def test_log_probabilities_equal_the_plain_formula(space, config):
 
 
 @every_config
-def test_gradients_equal_finite_differences(config):
-    space = SPACES["graph"]
+@pytest.mark.parametrize("name", ["graph", "chain"])
+def test_gradients_equal_finite_differences(config, name):
+    space = SPACES[name]
     controller = controller_of(space, config)
-    batch = batch_of(controller, all_choices(space)[::97])
+    batch = batch_of(controller, all_choices(space)[:: 97 if name == "graph" else 7])
 
     def value() -> Tensor:
         log_probabilities, entropies = controller.score(batch)
@@ -296,6 +318,42 @@ def test_attention_follows_the_anchors_of_growing_graphs():
     assert (third - third[:1]).abs().max() > 0.01
     assert (third[:, 0] - third[:, 1]).abs().max() < 1e-12  # both were there from the beginning
     assert (third[:, 2:] - third[:, :1]).abs().min() > 1e-4
+
+
+def test_a_set_is_decided_in_one_step_and_each_member_by_itself():
+    """Given the layers before, the bits of a set are independent; what comes after depends on which were chosen."""
+    space = Chain(layers=3, kinds="a")
+    controller = controller_of(space, CONFIGS["attention"])
+    listed = all_choices(space)
+    assert [len(choices) for choices in listed] == [6] * 8
+    steps = batch_of(controller, listed).steps
+    assert steps.tolist() == [[0, 1, 2, 3, 4, 4]] * 8
+    log = {tuple(c.index for c in choices if c.member): score for choices, score in zip(
+        listed, controller.score(batch_of(controller, listed))[0].tolist(), strict=True)}  # fmt: skip
+    for first in (0, 1):
+        assert log[first, 0, 0] + log[first, 1, 1] == pytest.approx(log[first, 0, 1] + log[first, 1, 0], abs=1e-12)
+    assert abs((log[0, 0, 0] - log[0, 0, 1]) - (log[1, 0, 0] - log[1, 0, 1])) > 1e-4
+
+
+def test_members_are_plain_choices_where_there_is_no_attention():
+    controller = controller_of(Chain(), CONFIGS["plain"])
+    assert controller.trace(all_choices(Chain())[5]).steps.tolist() == [list(range(6))]
+    assert ("layers.2.skips.1", 1) in controller.output_rows
+    assert ("layers.2.skips.1", 1) not in controller_of(Chain(), CONFIGS["attention"]).output_rows
+
+
+def test_stages_are_drawn_by_the_same_policy():
+    space = Chain()
+    controller = controller_of(space, CONFIGS["attention"])
+    for stage in (1, 2, 3):
+        draw = controller.draw(np.random.default_rng(stage), space.stage(stage))
+        assert len(draw.architecture) == stage
+        assert controller.score(controller.trace(draw.choices))[0].item() == pytest.approx(draw.log_probability, abs=1e-12)
+    short, whole = (all_choices(space.stage(stage)) for stage in (2, 3))
+    begun = dict(zip(short, controller.score(batch_of(controller, short))[0].exp().tolist(), strict=True))
+    for choices, probability in begun.items():  # what a longer chain goes on to do sums to what the shorter one is
+        longer = [other for other in whole if other[: len(choices)] == choices]
+        assert controller.score(batch_of(controller, longer))[0].exp().sum().item() == pytest.approx(probability, abs=1e-12)
 
 
 def test_architectures_are_scored_as_their_choices_are():

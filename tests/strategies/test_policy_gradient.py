@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_spaces import Dependent, FastNasLike, Graph, Independent
+from small_spaces import Chain, Dependent, FastNasLike, Graph, Independent
 from test_controller import CONFIGS, all_choices, batch_of, controller_of
 
 from segnas.errors import UserError
@@ -198,6 +198,30 @@ def test_a_saved_state_does_not_move_with_the_search(kind, options):
     again = kind(Graph(), 7, options)
     again.load_state_dict(state)
     assert again.ask() == next_one
+
+
+@every_search
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_space_with_stages_is_entered_stage_by_stage(kind, options, attention):
+    options = options | {"controller": options["controller"] | {"attention": attention}, "grow_every": 4}
+    strategy = kind(Chain(layers=4), 7, options)
+    events = asked_and_told(strategy, 10)
+    waiting = [strategy.ask(), strategy.ask()]
+    made = [event.architecture for event in events if event.result is None] + waiting
+    assert [len(architecture) for architecture in made] == [1] * 4 + [2] * 4 + [3] * 4
+    loaded, replayed = (kind(Chain(layers=4), 7, options) for _ in range(2))
+    loaded.load_state_dict(strategy.state_dict())
+    replay(replayed, [*events, *(Event(architecture) for architecture in waiting)])
+    futures = []
+    for one in (strategy, loaded, replayed):
+        for number in (11, 10):
+            told(one, number, waiting[number - 10])
+        futures.append([event.architecture for event in asked_and_told(one, 8)])
+        futures[-1].append(weights(one).tolist())
+    assert futures[0] == futures[1] == futures[2]
+    assert {len(architecture) for architecture in futures[0][:-1]} == {4}  # the last stage is the space itself
+    at_once = kind(Chain(layers=4), 7, options | {"grow_every": 0})
+    assert len(at_once.ask()) == 4
 
 
 def test_another_order_of_results_is_another_search():
