@@ -52,7 +52,7 @@ def _row(run: Run) -> list[str]:
     about, environment = run.read_json("data.json"), run.read_json("environment.json")
     metric = next(iter(evaluations.values()))["metric"]
     scores = [f"{evaluations[split][metric]:.1f}" if split in evaluations else "-" for split in ("val", "test")]
-    counts = [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['multiply_adds'] / 1e9:.2f} G"]
+    counts = [f"{_short(cost['parameters'] / 1e6)} M", f"{_short(cost['multiply_adds'] / 1e9)} G"]
     times = [duration(timing[stage]) for stage in ("search", "retrain")]
     beside = [_compared(run, kind) for kind in ("hand-made", "random", "random search")]
     head = [about["name"], str(planned(run).system), "x".join(map(str, cost["size"])), metric]
@@ -96,6 +96,11 @@ def _classes(evaluations: dict[str, Any]) -> str:
 def _evaluations(run: Run) -> dict[str, Any]:
     found = [run.read_json(path.name) for path in sorted(run.path.glob("evaluation*.json"))]
     return {evaluation["split"]: evaluation for evaluation in found}
+
+
+def _short(value: float) -> str:
+    """Two digits after the point, or two that are not 0."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _wrapped(text: str, width: int = 76) -> list[str]:
