@@ -99,8 +99,8 @@ def _evaluations(run: Run) -> dict[str, Any]:
 
 
 def _short(value: float) -> str:
-    """Two digits after the point, or two that are not 0."""
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    """Two digits after the point, or the first two that count."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:#.2g}"
 
 
 def _wrapped(text: str, width: int = 76) -> list[str]:

@@ -40,25 +40,26 @@ def _titled(title: str, graph: Graph, *notes: str) -> list[Markup]:
 def _nasnet(found: nasnet.NasNet) -> list[Markup]:
     places = nasnet.places(found)
     reducing, network = sum(place.reduces for place in places), found.network
-    widths = f" An operation has {plural(network.filters, 'channel')} in the first stack, and twice as many after each reduction."
-    inputs = "H(l−1) and H(l−2) are the outputs of the two cells before, brought to the cell's own size."
-    joins = {block.combine for part in (found.normal, found.reduction) if part is not None for block in part.blocks}
-    sums = "Each block adds the results of two operations" if joins == {"add"} else f"{CONCATENATED} puts channels side by side"
+    inputs = "H(l−1) and H(l−2) are the outputs of the two cells before, brought to the cell's own size"
+    if network.skip_reduction_layer_input:
+        inputs += "; in the cell after a reduction cell H(l−2) is the output of the third cell before"
+    widths = f"An operation has {plural(network.filters, 'channel')} in the first stack, and twice as many after each reduction."
     if found.reduction is None:
         where = f"It stands at all {plural(len(places), 'place')}; {reducing} of them halve the resolution, with stride 2."
-        return _titled("The cell", _nasnet_cell(found.normal), f"{where} {sums}; {inputs}{widths}")
+        return _titled("The cell", _nasnet_cell(found.normal), f"{where} {_joins(found.normal)} {inputs}. {widths}")
+    where = f"It stands at {len(places) - reducing} of the {plural(len(places), 'place')}."
+    other = f"It stands at the other {reducing}: operations on H(l−1) and H(l−2) have stride 2."
     return [
-        *_titled(
-            "The normal cell",
-            _nasnet_cell(found.normal),
-            f"It stands at {len(places) - reducing} of the {plural(len(places), 'place')}. {sums}; {inputs}{widths}",
-        ),
-        *_titled(
-            "The reduction cell",
-            _nasnet_cell(found.reduction),
-            f"It stands at the other {reducing}: operations on H(l−1) and H(l−2) have stride 2.",
-        ),
+        *_titled("The normal cell", _nasnet_cell(found.normal), f"{where} {_joins(found.normal)} {inputs}. {widths}"),
+        *_titled("The reduction cell", _nasnet_cell(found.reduction), f"{other} {_joins(found.reduction)}"),
     ]
+
+
+def _joins(cell: nasnet.NasNetCell) -> str:
+    """What becomes of the results of a block's two operations."""
+    told = {"add": "adds the results of two operations (+)", "concat": f"concatenates those of two ({CONCATENATED})"}
+    found = {block.combine for block in cell.blocks}
+    return f"A block {' or '.join(words for combine, words in told.items() if combine in found)}."
 
 
 def _nasnet_cell(cell: nasnet.NasNetCell) -> Graph:
@@ -79,7 +80,8 @@ def _dpc(found: dpc.Dpc) -> list[Markup]:
         "The dense prediction cell",
         graph,
         f"The features are those of the encoder at stride {network.output_stride}; a branch has {network.cell_width} channels. "
-        "A rate says how far apart a convolution reads, in height and in width; a grid, into how many parts it pools.",
+        "A rate says how far apart a convolution reads, in height and in width"
+        f"{' (at stride 16; here twice as far)' if network.output_stride == 8 else ''}; a grid, into how many parts it pools.",
     )
 
 
@@ -102,7 +104,8 @@ def _fast_nas(found: fast_nas.FastNas) -> list[Markup]:
         *_titled(
             "The cell of all blocks",
             cell,
-            "A layer reads the input, what an operation made, or a sum. The output adds the sums that no layer reads.",
+            "A layer reads the input, what an operation made, or a sum. The output adds the sums, and the result of the first "
+            "operation, where no layer reads them.",
         ),
     ]
 

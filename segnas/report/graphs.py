@@ -21,6 +21,7 @@ CARD_FOOT, CARD_GAP = 19.0, 14.0
 LETTER = 6.7  # width of one in an operation's name
 INPUT_WIDTH, INPUT_HEIGHT, INPUT_ROW = 70.0, 34.0, 50.0
 LEFT, TOP = 4.0, 8.0
+BAR_HEIGHT = 96.0  # of the concatenation, at least: its name, and inputs that pass below the only node
 LANE, LANES = 10.0, 40.0  # between the vertical runs of two sources in one gutter; all of them
 COLORS = 6  # s0 to s6
 
@@ -127,7 +128,7 @@ class _Drawing:
         for node in graph.nodes:
             self.columns.append(1 + max(self._column(state) for state in node.inputs))
         self.end = self._left(max(self.columns)) + self.card + 56  # where the concatenation begins
-        self.bottom = self.tops[-1] + self.heights[-1]
+        self.bottom = max(self.tops[-1] + self.heights[-1], TOP + BAR_HEIGHT)
 
     def draw(self, name: str) -> Markup:
         graph = self.graph

@@ -48,6 +48,9 @@ def in_words(found: TrialSearch) -> str:
     else:
         score, named = shown(found.main.name, found.score(best)), "The best" if found.complete else "The best so far"
         told += f" {named} is trial {best.number} ({best.id}): {found.main.noun} {score}."
+    smaller = sum(trial.smaller for trial in found.searched)
+    if smaller:
+        told += f" It began with smaller architectures, which do not count beside it: {plural(smaller, 'trial')}."
     return f"{told} {plural(running, 'trial')} {'is' if running == 1 else 'are'} running." if running else told
 
 

@@ -59,7 +59,8 @@ class Objective:
 class Trial:
     """One trial. started, finished: seconds since the search began; seconds: what it took; metrics: as UNITS says.
 
-    A trial of the stage "rerank" judges an architecture of the search again, more thoroughly.
+    A trial of the stage "rerank" judges an architecture of the search again, more thoroughly. smaller: of a space that has stages
+    it is of one before the last that was reached, and does not compete.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Trial:
     metrics: dict[str, float | None] = field(default_factory=dict)
     costs: dict[str, float | None] = field(default_factory=dict)
     machine: str | None = None
+    smaller: bool = False
 
     def value(self, name: str) -> float | None:
         """The metric, or else the cost, of that name."""
@@ -125,6 +127,11 @@ class TrialSearch:
         """Whether it was finished and has a score; what was stopped early has only what it had reached."""
         return trial.status == "done" and self.score(trial) is not None
 
+    @property
+    def competing(self) -> tuple[Trial, ...]:
+        """The scored trials of the search among which the best is chosen, by number."""
+        return tuple(trial for trial in self.searched if self.scored(trial) and not trial.smaller)
+
     def having(self, *statuses: Status) -> tuple[Trial, ...]:
         """The trials of the search with one of these statuses."""
         return tuple(trial for trial in self.searched if trial.status in statuses)
@@ -136,11 +143,9 @@ class TrialSearch:
 
     @property
     def ranked(self) -> tuple[Trial, ...]:
-        """The scored trials of the search, best first, of equals the earlier."""
+        """Those that compete, best first, of equals the earlier."""
         sign = -1 if self.main.direction == "maximize" else 1
-        return tuple(
-            sorted(filter(self.scored, self.searched), key=lambda trial: (sign * (self.score(trial) or 0), trial.number))
-        )
+        return tuple(sorted(self.competing, key=lambda trial: (sign * (self.score(trial) or 0), trial.number)))
 
     @property
     def best_trial(self) -> Trial | None:
@@ -172,17 +177,16 @@ class TrialSearch:
 
     def by_number(self) -> tuple[Point, ...]:
         """(number, best so far) at each trial that was better than all with a smaller number."""
-        return improvements(((trial.number, self.score(trial)) for trial in self.searched if self.scored(trial)), self.main)
+        return improvements(((trial.number, self.score(trial)) for trial in self.competing), self.main)
 
     def by_time(self) -> tuple[Point, ...]:
         """(seconds since the search began, best so far) at each trial that was better than all that had finished before."""
-        finished = [trial for trial in self.searched if self.scored(trial) and trial.finished is not None]
+        finished = [trial for trial in self.competing if trial.finished is not None]
         return improvements(((trial.finished or 0.0, self.score(trial)) for trial in finished), self.main)
 
     def front(self, *objectives: Objective) -> tuple[Trial, ...]:
-        """The scored trials of the search that no other dominates in these objectives, in their order; the first of equals."""
-        known = [trial for trial in self.searched if self.scored(trial)]
-        rows = [(trial, [trial.value(one.name) for one in objectives]) for trial in known]
+        """Those that compete and that no other dominates in these objectives, in their order; the first of equals."""
+        rows = [(trial, [trial.value(one.name) for one in objectives]) for trial in self.competing]
         full = [(trial, values) for trial, values in rows if None not in values]
         signs = [1.0 if one.direction == "maximize" else -1.0 for one in objectives]
         kept = pareto_front([[sign * (value or 0.0) for sign, value in zip(signs, values, strict=True)] for _, values in full])

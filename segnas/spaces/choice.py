@@ -156,17 +156,17 @@ def choices_of(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
 
 
 def stages_of(space: Any) -> list[Space]:
-    """The stages of a space that grows, the smallest first; any other space is its only one."""
+    """The stages of a space that has some, the smallest first; any other space is its only one."""
     return [space.stage(number) for number in range(1, space.stages + 1)] if callable(getattr(space, "stage", None)) else [space]
 
 
 def stage_choices(space: Space, architecture: Architecture) -> tuple[Choice, ...]:
-    """As `choices_of`; of a space that grows, in the last of its stages that holds the architecture."""
+    """As `choices_of`; of a space with stages, in the last of them that holds the architecture."""
     return choices_of(stages_of(space)[stage_of(space, architecture) - 1], architecture)
 
 
 def stage_of(space: Space, architecture: Architecture) -> int:
-    """The last stage, from 1, of a space that grows which holds the architecture; 1 for any other space. Raises NotInSpace."""
+    """The last stage, from 1, of a space with stages that holds the architecture; 1 for any other space. Raises NotInSpace."""
     stages = stages_of(space)
     for number in range(len(stages), 1, -1):
         with contextlib.suppress(NotInSpace):

@@ -140,7 +140,7 @@ class PolicyGradient(Strategy):
 
     def restored(self, values: Mapping[str, Any]) -> Experience:
         """The inverse of `plain`."""
-        stage, indices = int(values["stage"]), dict(values["indices"])
+        stage, indices = int(values.get("stage", len(self.stages))), dict(values["indices"])
         choices = replay(self.stages[stage - 1], lambda name, options: int(indices[name]))[1]
         return Experience(stage, indices, self.controller.trace(choices), values["log_probability"], values["reward"])
 

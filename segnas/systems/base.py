@@ -77,7 +77,7 @@ class System:
         return self.presets if task == "segmentation" else self.task_presets.get(task, {})
 
 
-HEAD = ("segnas", "system", "preset", "dataset")  # of a run's configuration, before the settings
+_HEAD = ("segnas", "system", "preset", "dataset")  # of a run's configuration, before the settings
 systems: Registry[System] = Registry("system")
 families_of_systems: Registry[Callable[[str], System]] = Registry("family of systems")  # "random/NAME" is one of "random"
 
@@ -102,8 +102,8 @@ def read_configuration(values: Mapping[str, Any], where: str) -> tuple[dict[str,
 
     Raises UserError, in a line that begins with `where`, for what does not fit.
     """
-    head = {key: values.get(key) for key in HEAD}
-    settings = {key: value for key, value in values.items() if key not in HEAD}
+    head = {key: values.get(key) for key in _HEAD}
+    settings = {key: value for key, value in values.items() if key not in _HEAD}
     cls = RunConfig if head["system"] is None else load_system(head["system"]).config
     return head, from_dict(cls, settings, where=where)
 

@@ -102,7 +102,7 @@ class Records:
             "seconds": this.seconds,
             "best": best[0].number if best else None,
             "pareto": [trial.number for trial in this.pareto()],
-            "trials": [row(trial, begun) for trial in trials],
+            "trials": [row(trial, begun) | {"smaller": this.is_smaller(trial)} for trial in trials],
         }
 
 

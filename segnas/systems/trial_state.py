@@ -99,6 +99,7 @@ class TrialSearch:
         self.estimates: list[Estimate] = []  # of trials that have a score, in the order in which they were finished
         self.ranked: dict[str, Trial] = {}  # id -> the best trial of each architecture of the last stage that was reached
         self.stage = 1
+        self.stages: dict[str, int] = {}  # id -> the stage of the space, of finished trials
         self.seconds = 0.0
 
     @functools.cached_property
@@ -136,10 +137,15 @@ class TrialSearch:
             self.estimates.append(Estimate(trial.metrics, trial.costs, trial.status == "stopped"))
         if trial.status == "done":
             stage, before = stage_of(self.space, from_json(trial.architecture)), self.ranked.get(trial.id)
-            if stage > self.stage:  # of a space that grows: what is smaller is not what is sought
+            self.stages[trial.id] = stage
+            if stage > self.stage:  # of a space that has stages: what is smaller is not what is sought
                 self.ranked, self.stage = {}, stage
             if stage == self.stage and (before is None or self.score(trial) > self.score(before)):
                 self.ranked[trial.id] = trial
+
+    def is_smaller(self, trial: Trial) -> bool:
+        """Whether it is of an earlier stage of the space than the last one reached, and so does not compete."""
+        return self.stages.get(trial.id, self.stage) < self.stage
 
     def score(self, trial: Trial) -> float:
         """The first objective, larger is better."""

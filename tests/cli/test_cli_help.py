@@ -80,6 +80,7 @@ def test_ctrl_c_before_there_is_anything_to_save(monkeypatch: pytest.MonkeyPatch
 
 PRESSED = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 class Finder:
     def find_spec(self, name, *others):
         if name == "torch":

@@ -48,7 +48,7 @@ def elsewhere() -> dict[str, list[str]]:
 
 
 def in_space(space: Space, architecture: Architecture) -> bool:
-    """Whether the space, or a stage of one that grows, has the architecture."""
+    """Whether the space, or one of its stages, has the architecture."""
     for candidate in [space, *(space.stage(number) for number in range(1, getattr(space, "stages", 0) + 1))]:  # type: ignore[attr-defined]
         try:
             encode(candidate, architecture)

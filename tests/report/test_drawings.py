@@ -1,6 +1,7 @@
 """Trellis and cell against the architecture they show."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -115,8 +116,34 @@ def test_what_an_open_node_makes_has_names_and_places_of_its_own() -> None:
     )
 
 
+@pytest.mark.parametrize("graph", [cell_graph(CELL), DECODER])
+def test_edges_of_different_states_never_run_down_the_same_lane(graph: Graph) -> None:
+    runs: dict[tuple[float, str], list[tuple[float, float]]] = {}
+    for wire in elements(draw(graph), "wire"):
+        if wire.tag == "path" and "out" not in wire.get("class", "").split():
+            for (x1, y1), (x2, y2) in pairwise(points(wire.get("d", ""))):
+                if x1 == x2 and y1 != y2:
+                    runs.setdefault((x1, wire.get("d", "").split(" H")[0]), []).append((min(y1, y2), max(y1, y2)))
+    assert len({x for x, _ in runs}) > 2
+    for (x, source), lines in runs.items():
+        for (other_x, other), others in runs.items():
+            if x == other_x and source != other:
+                assert all(low >= top or high <= bottom for low, high in lines for bottom, top in others)
+
+
+def test_what_an_only_node_leaves_aside_still_reaches_the_output() -> None:
+    svg = draw(cell_graph((Block((0, 0), ("skip_connect", "skip_connect")),), (0, 1, 2)))
+    bar = next(box for box in elements(svg, "box") if box.get("width") == "26")
+    foot = float(bar.get("y", "")) + float(bar.get("height", ""))
+    rows = [float(found.group(1)) for line in elements(svg, "out") if (found := re.search(r"V([\d.]+) H", line.get("d", "")))]
+    assert len(rows) == 2
+    assert all(row < foot for row in rows)
+    assert foot < float(elements(svg, "drawing")[0].get("viewBox", "").split()[3])
+
+
 def test_names_fit_into_their_boxes() -> None:
-    svg = draw(DECODER)
+    longest = replace(DECODER.nodes[1], operations=("sep_conv_3x3_rate_18x21_and_more", "none"))
+    svg = draw(Graph(DECODER.inputs, (DECODER.nodes[0], longest), (4,), "output"))
     for pill, label in zip(elements(svg, "pill"), elements(svg, "ink"), strict=True):
         assert 6 * len(label.text or "") < float(pill.get("width", ""))
 

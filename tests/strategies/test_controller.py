@@ -356,6 +356,16 @@ def test_stages_are_drawn_by_the_same_policy():
         assert controller.score(batch_of(controller, longer))[0].exp().sum().item() == pytest.approx(probability, abs=1e-12)
 
 
+@every_config
+def test_a_batch_of_different_depths_scores_as_its_members_do(config):
+    space = Chain(layers=4)
+    controller, generator = controller_of(space, config), np.random.default_rng(5)
+    draws = [controller.draw(generator, space.stage(stage)) for stage in (3, 1, 4, 2, 4, 3)]
+    log_probabilities, entropies = controller.score(batch_of(controller, [draw.choices for draw in draws]))
+    assert log_probabilities.tolist() == pytest.approx([draw.log_probability for draw in draws], abs=1e-12)
+    assert entropies.tolist() == pytest.approx([draw.entropy for draw in draws], abs=1e-12)
+
+
 def test_architectures_are_scored_as_their_choices_are():
     space = DartsSpace()
     controller = controller_of(space, ControllerConfig(hidden=8, attention=True, shared=True))

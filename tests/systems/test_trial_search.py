@@ -16,10 +16,12 @@ from segnas import api
 from segnas.config import override
 from segnas.errors import Interrupted, UserError
 from segnas.plans import plan
+from segnas.report.information import gather
+from segnas.report.trial_course import in_words
 from segnas.runs.progress import StopRequest
 from segnas.runs.run import Run
 from segnas.runs.trials import Trial, TrialStore
-from segnas.spaces.architecture import identity
+from segnas.spaces.architecture import from_json, identity
 from segnas.systems import trial_search
 from segnas.systems.base import load_system
 from segnas.systems.trial_state import TrialSearch
@@ -135,6 +137,26 @@ def test_two_objectives_leave_the_pareto_set_as_files(data: str, tmp_path: Path)
     assert {points[one] for one in files} == by_value
     assert len(files) == len(by_value)
     assert {row["id"] for row in told["trials"] if row["number"] in told["pareto"]} == files
+
+
+def test_trials_of_smaller_stages_of_the_space_do_not_compete(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(architecture: Any) -> bool:
+        return architecture.normal.blocks[0].operations[0] == "avg_pool_3x3"  # which score high here
+
+    monkeypatch.setattr("segnas.systems.trial_state.stage_of", lambda space, architecture: 1 if first(architecture) else 2)
+    told = search(data, tmp_path / "run", "search.trials=30", "search.maximize=[mIoU]", "search.minimize=[parameters]")
+    smaller = {trial.number for trial in stored(tmp_path / "run") if first(from_json(trial.architecture))}
+    assert {row["number"] for row in told["trials"] if row["smaller"]} == smaller
+    rows = [row for row in told["trials"] if not row["smaller"]]
+    best = max(row["metrics"]["mIoU"] for row in rows)
+    assert best < max(row["metrics"]["mIoU"] for row in told["trials"])
+    assert told["trials"][told["best"]]["metrics"]["mIoU"] == best
+    found = gather(Run(tmp_path / "run")).trials
+    assert found is not None
+    assert found.ranked[0].number == told["best"]
+    assert found.by_number()[-1][1] == found.by_time()[-1][1] == best
+    assert {trial.number for trial in found.front(*found.objectives)} == set(told["pareto"])
+    assert f"It began with smaller architectures, which do not count beside it: {len(smaller)} trials." in in_words(found)
 
 
 def test_the_best_are_trained_again_in_full(data: str, tmp_path: Path) -> None:
