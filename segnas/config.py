@@ -148,8 +148,11 @@ def _assign(values: dict[str, Any], parts: Sequence[str], value: Any, text: str)
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise UserError(f"unknown key '{'.'.join(parts)}'; {'.'.join(parts[:place])} is a value")
-    if isinstance(values.get(parts[-1]), str):  # a word, as in `precision=32`, whatever YAML takes it for
-        values[parts[-1]] = text if isinstance(value, (int, float)) else value
+    before = values.get(parts[-1])
+    if isinstance(before, str):  # a word, as in `precision=32`, whatever YAML takes it for; or none
+        values[parts[-1]] = text if isinstance(value, (int, float)) or not text else value
+    elif isinstance(before, list) and isinstance(value, str):  # one item of a list
+        values[parts[-1]] = [_scientific(value)]
     else:
         values[parts[-1]] = _scientific(value)
 

@@ -15,6 +15,7 @@ from segnas.data import absolute_data, task_of_data
 from segnas.errors import UserError
 from segnas.processes import program
 from segnas.runs.run import Run
+from segnas.spaces.choice import all_spaces
 from segnas.systems.base import all_systems, load_system, preset, read_configuration
 from segnas.systems.settings import run_preset
 from segnas.user_files import absolute
@@ -51,6 +52,8 @@ def plan(system: str | None, data: str, preset_name: str, overrides: Sequence[st
     """
     system, overrides = over_space(system, overrides)
     config = preset_config(system, preset_name, task_of_data(data))
+    if not hasattr(config, "execution") and any(word.startswith("execution.") for word in overrides):
+        raise UserError(f"{system} does not search by trials, and has no use for workers or a cluster (--workers, --ray)")
     return Plan(_system(system), preset_name, absolute_data(data), absolute_weights(override(config, overrides)))
 
 
@@ -70,8 +73,8 @@ def over_space(system: str | None, overrides: Sequence[str], stored: str | None 
     if not spaces and stored is not None and stored.startswith(f"{RANDOM}/"):
         return stored, overrides
     if not spaces:
-        known = ", ".join(one.name for one in all_systems() if one.space is not None)
-        raise UserError(f"say which space is to be searched: segnas run random space=NAME, a system's ({known}) or a Python file")
+        known = ", ".join(sorted({*all_spaces(), *(one.name for one in all_systems() if one.space is not None)}))
+        raise UserError(f"say which space is to be searched: segnas run random space=NAME, one of {known}, or a Python file")
     return f"{RANDOM}/{absolute(spaces[-1])}", [word for word in overrides if not word.startswith("space=")]
 
 

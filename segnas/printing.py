@@ -170,7 +170,7 @@ def _trials_in_lines(found: TrialSearch) -> tuple[str, str]:
     from segnas.report.trial_charts import shown
     from segnas.runs.progress import clock
 
-    ended, planned = len(found.ended), found.planned
+    ended, planned = len(found.tried), found.planned
     best = found.best_trial
     words = "no score yet" if best is None else f"best {found.main.noun} {shown(found.main.name, found.best_score)}"
     first = [found.system, f"{ended}/{planned}" if planned is not None else str(ended), words]

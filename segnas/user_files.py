@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +12,10 @@ from segnas.errors import UserError
 
 
 def import_file(name: str, what: str) -> ModuleType:
-    """The module in the file, imported once however often it is asked for; UserError when there is no such file.
+    """The module in the file, imported once however often it is asked for.
 
-    what: how the message goes on, what may be named instead.
+    what: how the message goes on, what may be named instead. Raises UserError when there is no such file, and, with its line, for
+    one that cannot be imported.
     """
     path = Path(name).resolve()
     if not path.is_file():
@@ -27,10 +29,21 @@ def import_file(name: str, what: str) -> ModuleType:
         sys.modules[module_name] = module
         try:
             specification.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[module_name]
-            raise
+            if isinstance(error, UserError) or not isinstance(error, Exception):
+                raise
+            raise UserError(f"{name} cannot be imported: {_fault(error, path)}") from error
     return sys.modules[module_name]
+
+
+def _fault(error: Exception, path: Path) -> str:
+    """`line 12: ModuleNotFoundError: No module named 'torchx'`; the line is the last one of the file that was reached."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    said = " ".join(str(error).split())
+    return f"{f'line {lines[-1]}: ' if lines else ''}{type(error).__name__}: {said:.300}"
 
 
 def absolute(name: str) -> str:

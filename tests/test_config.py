@@ -61,6 +61,7 @@ def complaint(*assignments: str) -> str:
         ("sizes=[1e2, 2]", "inner.sizes", (100, 2)),
         ("words=[x, y]", "inner.words", ("x", "y")),
         ("words=[]", "inner.words", ()),
+        ("words=x", "inner.words", ("x",)),
         ("other.precision=32", "other.precision", "32"),
         ("precision='32'", "other.precision", "32"),
         ("precision=bf16", "other.precision", "bf16"),

@@ -13,7 +13,7 @@ from segnas.errors import UserError
 from segnas.printing import trials_table
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
-from trial_runs import parsed, search_json
+from trial_runs import counted, parsed, search_json
 
 
 def lines(search: dict[str, Any], width: int = 80) -> list[str]:
@@ -28,7 +28,8 @@ def test_the_last_five_trials_and_the_best_are_shown() -> None:
     best = parsed(search).best_trial
     assert best is not None
     first, second, head, _, *rows = lines(search)
-    assert first == f"amoebanet  57/60  best mIoU {best.metrics['mIoU']:.1f} %  trial {best.number}, {best.id}"
+    done = f"{counted(search)}/{search['planned']}"
+    assert first == f"amoebanet  {done}  best mIoU {best.metrics['mIoU']:.1f} %  trial {best.number}, {best.id}"
     failed = sum(row["status"] == "failed" for row in search["trials"])
     assert "3 running" in second
     assert f"{failed} failed" in second
@@ -39,7 +40,8 @@ def test_the_last_five_trials_and_the_best_are_shown() -> None:
 
 def test_the_time_left_is_that_of_the_trials_left_at_the_rate_so_far() -> None:
     search = {**search_json(3, running=30), "seconds": 600.0}
-    assert lines(search)[1].endswith("10:00  10:00 left")
+    left = round(600 / counted(search) * 30)
+    assert lines(search)[1].endswith(f"10:00  {left // 60}:{left % 60:02d} left")
     assert "left" not in lines(search_json(3))[1]
 
 

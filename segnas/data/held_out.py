@@ -52,8 +52,6 @@ def parts(
     trained, scored: at most so many of either part, evenly drawn. Raises UserError when either part would be empty.
     """
     if not 0 < held_out < images:
-        raise UserError(
-            f"of {images} training images a search cannot hold out {max(1, held_out)}; give more images, or set held_out to less"
-        )
+        raise UserError(f"of {images} training images a search cannot hold out {max(1, held_out)}; give more images")
     order = numpy_generator(seed, "held out").permutation(images).tolist()
     return tuple(sorted(order[held_out:][:trained])), tuple(sorted(order[:held_out][:scored]))

@@ -27,7 +27,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from segnas.config import configuration, to_dict
+from segnas.config import configuration, replace, to_dict
 from segnas.costs.counts import costs_of
 from segnas.data.base import Dataset
 from segnas.data.held_out import parts
@@ -114,9 +114,11 @@ class CachedFeatureEstimator:
             raise UserError(f"dense prediction cells need a class for every pixel, and {dataset.name} has one class an image")
         device.require_right_gradients()
         self.dataset, self.data, self.normalization, self.device = dataset, data, normalization, device
+        images = len(dataset.splits["train"])
+        config = replace(config, held_out=min(config.held_out, max(1, images // 3)))  # of a small set a third
         self.config, self.folder, self.network, self.seed = config, folder, network, seed
         self.weights, self.size = encoder, seen_size(dataset, split, data.resize)
-        self.used, self.held_out = parts(len(dataset.splits["train"]), config.held_out, seed)
+        self.used, self.held_out = parts(images, config.held_out, seed)
         self.task = tasks[dataset.task]
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:

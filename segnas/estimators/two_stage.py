@@ -128,23 +128,19 @@ class TwoStageEstimator:
 
         encoder: a file of its weights, or how it is trained first, on the images that candidates are trained on, into the
         folder's encoder.safetensors; None: it stays as it is drawn. child: an architecture -> the network that is trained in its
-        place; costs are of the architecture itself, for the images of `split`. Raises UserError for too few images.
+        place; costs are of the architecture itself, for the images of `split`. Raises UserError for a single image.
         """
         device.require_right_gradients()
         self.images = CandidateImages(dataset, data, normalization, device, config.validation_share, seed)
-        self.device, self.config, self.folder, self.seed = device, config, folder, seed
+        images = len(self.images.training)
+        self.config = config = replace(  # of a small set a batch has all images
+            config,
+            stage0_batch_size=min(config.stage0_batch_size, images, config.cached_samples),
+            stage1_batch_size=min(config.stage1_batch_size, images),
+        )
+        self.device, self.folder, self.seed = device, folder, seed
         self.encoder, self.child, self.size = encoder, child, seen_size(dataset, split, data.resize)
         self.classes = len(dataset.classes)
-        images = len(self.images.training)
-        for stage, count_of, size in (
-            (0, min(images, config.cached_samples), config.stage0_batch_size),
-            (1, images, config.stage1_batch_size),
-        ):
-            if count_of < size:
-                raise UserError(
-                    f"{count_of} images are too few for batches of {size}; set stage{stage}_batch_size to at most {count_of}, or "
-                    "give more images"
-                )
         self._kept: Encoded | None = None
         self._shared: dict[str, Tensor] | None = None  # the encoder's state
 

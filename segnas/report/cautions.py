@@ -190,7 +190,7 @@ def _trials(information: Information) -> Iterator[Caution]:
     search = information.trials
     if search is None:
         return
-    ended, scored = len(search.ended), len(search.ranked)
+    ended, scored = len(search.tried), len(search.ranked)
     if information.architecture is None:
         planned = "" if search.planned is None else f" of {search.planned}"
         yield Caution("note", f"The search has not ended: {ended}{planned} trials are over; the best may still change.")

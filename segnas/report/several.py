@@ -132,7 +132,7 @@ def _row(name: str, found: Information) -> Row:
     if found.latency is not None:
         about |= {"latency_ms": found.latency.median_ms}
     if trials is not None:
-        about |= {"strategy": trials.strategy, "space": trials.space, "trials": len(trials.ended), "planned": trials.planned}
+        about |= {"strategy": trials.strategy, "space": trials.space, "trials": len(trials.tried), "planned": trials.planned}
         about |= {"objective": trials.main.name, "best": trials.best_score, "search_seconds": trials.seconds}
     elif search is not None:
         about |= {"strategy": GRADIENTS, "space": search.system, "epochs": search.last_epoch or len(search.epochs)}
@@ -154,7 +154,7 @@ def _warnings(members: Sequence[Member]) -> Iterator[str]:
         yield from _unlike(members, of, what, lesson)
     for member in members:
         if member.trials is not None and member.information.architecture is None:
-            yield f"{member.name} has not ended its search: {len(member.trials.ended)} trials are over."
+            yield f"{member.name} has not ended its search: {len(member.trials.tried)} trials are over."
 
 
 def _unlike(members: Sequence[Member], of: Callable[[Member], Hashable], what: str, lesson: str) -> Iterator[str]:

@@ -57,7 +57,7 @@ def in_words(found: TrialSearch) -> str:
 def progress_in_words(found: TrialSearch) -> str:
     """How far it has come, in a sentence."""
     of = "" if found.planned is None else f" of {found.planned}"
-    told = f"The search has ended {len(found.ended)}{of} trials"
+    told = f"{len(found.tried)}{of} trials of the search are over"
     best = found.best_score
     return f"{told}; the best so far has {found.main.noun} {shown(found.main.name, best)}." if best is not None else f"{told}."
 
@@ -68,7 +68,7 @@ def _spaced(constraint: str) -> str:
 
 
 def _tiles(found: TrialSearch) -> list[Markup]:
-    best, ended = found.best_trial, len(found.ended)
+    best, ended = found.best_trial, len(found.tried)
     counted = [(len(found.having(status)), noun) for status, noun in (  # type: ignore[arg-type]
         ("done", "done"), ("stopped", "stopped early"), ("failed", "failed"), ("over budget", "over budget"),
         ("running", "running"))]  # fmt: skip
@@ -121,7 +121,7 @@ def _beside_random(found: TrialSearch, random: Iterable[TrialSearch]) -> Markup:
                                                for number, other in enumerate(alike, 1))]:  # fmt: skip
         half = value_at(one.by_number(), len(found.ended) / 2)
         rows.append((
-            name, f"{len(one.ended)} / {one.planned}" if one.planned is not None else str(len(one.ended)),
+            name, f"{len(one.tried)} / {one.planned}" if one.planned is not None else str(len(one.tried)),
             shown(one.main.name, one.best_score), shown(one.main.name, half), str(len(one.having("failed"))),
             duration(one.seconds) if one.seconds is not None else "–",
         ))  # fmt: skip

@@ -142,6 +142,11 @@ class TrialSearch:
         return self.having("done", "stopped", "failed", "over budget")
 
     @property
+    def tried(self) -> tuple[Trial, ...]:
+        """Those of them that count: what was over budget was never tried."""
+        return self.having("done", "stopped", "failed")
+
+    @property
     def ranked(self) -> tuple[Trial, ...]:
         """Those that compete, best first, of equals the earlier."""
         sign = -1 if self.main.direction == "maximize" else 1
@@ -161,12 +166,12 @@ class TrialSearch:
     @property
     def complete(self) -> bool:
         """Whether all that was planned has ended."""
-        return not self.having("running") and self.planned is not None and len(self.ended) >= self.planned
+        return not self.having("running") and self.planned is not None and len(self.tried) >= self.planned
 
     @property
     def trials_per_hour(self) -> float | None:
         """Of those that were trained; what was refused for its cost took no time."""
-        trained = len(self.having("done", "stopped", "failed"))
+        trained = len(self.tried)
         return 3600 * trained / self.seconds if self.seconds and trained else None
 
     @property

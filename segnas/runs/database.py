@@ -33,7 +33,7 @@ def address_of(location: str | Path) -> tuple[str, str, dict[str, Any]]:
         try:
             url = sqlalchemy.make_url(location)
             url.get_dialect()
-        except (sqlalchemy.exc.ArgumentError, ValueError):
+        except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ValueError):
             raise UserError(
                 f"the address of the trials' database cannot be read ({location.split('@')[-1]}); write postgresql://USER@HOST/DATABASE"
             ) from None
@@ -48,6 +48,24 @@ def address_of(location: str | Path) -> tuple[str, str, dict[str, Any]]:
         options["connect_args"] = {"connect_timeout": ANSWER}
     whole = url.render_as_string(hide_password=False)
     return whole.replace("{", "{{").replace("}", "}}"), shown, options  # Optuna fills in braces
+
+
+def require_database(address: str) -> None:
+    """Raise UserError for what is no address of a database, and where none answers; nothing is written."""
+    import sqlalchemy
+
+    if "://" not in address:
+        raise UserError(f"'{address}' is no address of a database; write execution.storage=postgresql://USER@HOST/DATABASE")
+    url, shown, options = address_of(address)
+    if not url.startswith("postgresql"):  # a file, which connecting would make
+        return
+    try:
+        with one_line(shown):
+            engine = sqlalchemy.create_engine(url.replace("{{", "{").replace("}}", "}"), **options)
+            engine.connect().close()
+            engine.dispose()
+    except ImportError:
+        raise UserError("a PostgreSQL server needs the package psycopg: pip install 'segnas[postgres]'") from None
 
 
 def make_storage(url: str, options: Mapping[str, Any]) -> Any:

@@ -29,8 +29,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from segnas.config import configuration
 from segnas.errors import UserError
+from segnas.runs.database import require_database
 from segnas.runs.outcomes import Executor, Outcome, Task, Work, attempt, describe, require_importable, too_long
-from segnas.runs.ray_execution import OnRay
+from segnas.runs.ray_execution import OnRay, require_cluster
 
 __all__ = ["ExecutionConfig", "Executor", "InProcess", "OnRay", "Outcome", "Processes", "Task", "describe", "make_executor"]
 
@@ -72,6 +73,14 @@ def require_possible(config: ExecutionConfig) -> None:
         raise UserError("cpus_per_trial and gpus_per_trial are for a Ray cluster; give its address too (execution.ray=HOST:PORT)")
     if not config.ray and not config.workers and config.timeout_minutes is not None:
         raise UserError("a trial in this process cannot be stopped after timeout_minutes; ask for a worker (execution.workers=1)")
+
+
+def require_reachable(config: ExecutionConfig) -> None:
+    """Raise UserError where no cluster or no database answers, before anything is written."""
+    if config.ray:
+        require_cluster(config.ray)
+    if config.storage:
+        require_database(config.storage)
 
 
 class InProcess:

@@ -181,8 +181,8 @@ def _at_most(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _connect(ray: Any, address: str) -> None:
-    """Raises UserError, soon, where there is no cluster: Ray itself would try for a minute, or end the process."""
+def require_cluster(address: str) -> None:
+    """Raise UserError, soon, for what is no address, or where no cluster listens."""
     if address not in ("local", "auto"):
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdigit():
@@ -195,6 +195,11 @@ def _connect(ray: Any, address: str) -> None:
             speaks, said = False, getattr(error, "strerror", None) or str(error)
         if not speaks:
             raise UserError(f"no Ray cluster answers at {address} ({said}); start one with: ray start --head")
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Raises UserError where there is no cluster, at once: Ray itself would try for a minute, or end the process."""
+    require_cluster(address)
     termination = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     here = {"include_dashboard": False} if address == "local" else {}
     try:

@@ -25,7 +25,7 @@ class Records:
         self.this = this
         self.full: Round | None = None  # the trials by full training
         self.live: Live | None = None
-        self.next = self.drawn = 0.0
+        self.soon = self.next = self.drawn = 0.0
 
     @contextlib.contextmanager
     def watched(self, round: Round, planned: int, done: int) -> Iterator[StageProgress]:
@@ -46,6 +46,9 @@ class Records:
         figures: dict[str, float | str] = {}
         if trial.values is not None:
             figures[next(iter(trial.metrics))] = next(iter(trial.metrics.values()))
+            if round is self.this.round:
+                measured = {**trial.metrics, **trial.costs}
+                figures |= {one.name: measured[one.name] for one in self.this.objectives.objectives}
         else:
             console.print(f"[dim]trial {trial.number} {trial.status}: {trial.error}[/dim]")
         best = self.this.best() if round is self.this.round else []
@@ -54,13 +57,16 @@ class Records:
         figures |= {status: str(counts[status]) for status in ("running", "failed") if counts[status]}
         lines.epoch(round.begun() - counts["running"], planned, figures)
 
-    def write(self, final: bool = False) -> None:
-        """search.json, architecture_best.json and pareto/, unless they were written a moment ago."""
+    def write(self, final: bool = False, ended: bool = False) -> None:
+        """search.json, architecture_best.json and pareto/, unless they were written a moment ago.
+
+        ended: a trial has, which is to be found there although all be killed now; then only slow writing is a reason to wait.
+        """
         started = time.monotonic()
         if self.live is not None and progress.table_of_trials is not None and started > self.drawn + 0.5:
             self.live.update(progress.table_of_trials(self.content()))
             self.drawn = time.monotonic()
-        if not final and started < self.next:
+        if not final and started < (self.soon if ended else self.next):
             return
         this, run = self.this, self.this.job.run
         run.write_json("search.json", self.content())
@@ -75,7 +81,8 @@ class Records:
             for path in (run.path / "pareto").glob("*.json"):
                 if path.name not in kept:  # another one beats it by now
                     path.unlink()
-        self.next = time.monotonic() + max(WRITE_EVERY, SHARE * (time.monotonic() - started))
+        written = time.monotonic()
+        self.soon, self.next = written + SHARE * (written - started), written + max(WRITE_EVERY, SHARE * (written - started))
 
     def described(self, trial: Trial) -> dict[str, Any]:
         """An architecture file: what it is, and which trial it was."""

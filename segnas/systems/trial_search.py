@@ -25,7 +25,7 @@ from segnas.costs.memory import available_memory
 from segnas.errors import Interrupted, UserError
 from segnas.estimators.base import TrialEstimator
 from segnas.randomness import numpy_generator
-from segnas.runs.execution import ExecutionConfig, make_executor, require_possible, threads_of_each
+from segnas.runs.execution import ExecutionConfig, make_executor, require_possible, require_reachable, threads_of_each
 from segnas.runs.outcomes import Executor, Outcome, Task
 from segnas.runs.progress import console, stop_between_steps
 from segnas.runs.trials import Trial, TrialStore
@@ -39,6 +39,7 @@ from segnas.systems.trial_work import perform
 from segnas.training.preflight import Measurement
 
 ATTEMPTS = 3  # a trial whose worker died is run again twice at most
+TOLD_EVERY = 100  # such proposals
 OVER_BUDGET = 1000  # proposals in a row that break a constraint: the space has hardly any that keep it
 FAILING_FROM = 10  # finished trials from which on the share of failures counts
 GIB = 2**30
@@ -68,6 +69,8 @@ def search(job: Job, system: System) -> Architecture:
             console.print(
                 f"note: the trials ended in {stage}; kept is the best of these smaller architectures (more search.trials)"
             )
+        if this.multi_objective or len(this.objectives.objectives) > 1:
+            console.print(f"pareto: {len(this.pareto())} architectures that no other one beats in every objective")
         best = this.best()[0]
         found, score = from_json(best.architecture), (best.values or (0.0,))[0]
         told = f"kept: trial {best.number}, {this.objectives.objectives[0].name} {score:.4g}"
@@ -151,13 +154,15 @@ def carry_out(
         while True:
             while executor.free() and not stop.requested and (again or round.begun() < planned):
                 task = admitted(again.pop(0)) if again else begin()
-                require_within_budget(round)
                 if task is not None:
                     executor.submit(task)
+                else:
+                    require_within_budget(this, round)
                 records.write()
             if not round.counts()["running"] or (stop.requested and executor.free() == executor.workers):
                 break
-            for outcome in executor.wait(timeout=1.0):
+            outcomes = executor.wait(timeout=1.0)
+            for outcome in outcomes:
                 trial = round.trials[outcome.number]
                 if outcome.kind == "died" and stop.requested:  # whoever stops the search may have stopped its workers, too
                     continue
@@ -166,13 +171,14 @@ def carry_out(
                     again.append(round.again(trial.number))
                     continue
                 take(outcome)
-                if round.trials[outcome.number].status != "over budget":
+                if round.trials[outcome.number].status == "over budget":
+                    require_within_budget(this, round)
+                else:
                     progress.step()
                 records.show(round, round.trials[outcome.number], planned, progress)
                 require_successes(round, this.job.config.execution.failing_share)
-                require_within_budget(round)
             this.seconds = before + time.monotonic() - started
-            records.write()
+            records.write(ended=bool(outcomes))
             if time.monotonic() - saved > SAVE_EVERY:
                 this.save()
                 saved = time.monotonic()
@@ -183,10 +189,24 @@ def carry_out(
             raise Interrupted(f"the search is saved after {round.begun()} of {planned} trials")
 
 
-def require_within_budget(round: Round) -> None:
-    """Raise UserError when one proposal after the other breaks a constraint, be it on a cost that a worker measures."""
+def require_within_budget(this: TrialSearch, round: Round) -> None:
+    """Of one more that broke a constraint, be it on a cost that a worker measures: say how many did, one after the other, and
+    raise UserError when they are too many."""
+    if round.broken % TOLD_EVERY == 0:
+        console.print(f"note: {round.broken} proposals in a row broke a constraint ({nearest(this, round)})")
     if round.broken >= OVER_BUDGET:
-        raise UserError(f"{round.broken} proposals in a row broke a constraint ({round.in_order()[-1].error}); loosen it")
+        raise UserError(
+            f"{round.broken} proposals in a row broke a constraint ({nearest(this, round)}); loosen it, with another --out"
+        )
+
+
+def nearest(this: TrialSearch, round: Round) -> str:
+    """Each constraint that the last trial broke, with the value of all trials that came nearest to it."""
+    told = []
+    for limit in this.objectives.broken(round.in_order()[-1].costs):
+        values = [trial.costs[limit.name] for trial in round.trials if limit.name in trial.costs]
+        told.append(f"{limit}, and the nearest had {min(values) if limit.comparison == '<=' else max(values):,.10g}")
+    return "; ".join(told)
 
 
 def require_successes(round: Round, share: float) -> None:
@@ -205,9 +225,11 @@ def reasons(round: Round) -> str:
 
 def preflight(job: Job, system: System) -> Measurement:
     """What the search will cost, from what its estimator measures on a random architecture."""
-    this = TrialSearch(job, system)
-    execution, trials = job.config.execution, this.config.trials
+    execution = job.config.execution
     require_possible(execution)
+    require_reachable(execution)
+    this = TrialSearch(job, system)
+    trials = this.config.trials
     architecture = sample(this.space, numpy_generator(job.config.seed, "preflight"))
     with as_a_worker(execution):
         measured = this.bench.estimator.preflight(architecture, trials, execution.workers)

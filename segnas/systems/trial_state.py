@@ -116,6 +116,9 @@ class TrialSearch:
         events = history(round.trials, self.result)
         if saved is not None:
             self.seconds = saved["seconds"]
+        spent = sum(trial.seconds or 0.0 for trial in round.trials)  # since it was saved last, too
+        self.seconds = max(self.seconds, spent / max(1, self.job.config.execution.workers))
+        if saved is not None:
             done = saved["asked"] + saved["told"]
             if sum(event.result is None for event in events[:done]) == saved["asked"]:
                 self.strategy.load_state_dict(saved["strategy"])

@@ -41,6 +41,8 @@ class TrialsConfig:
     def __post_init__(self) -> None:
         kind = load_strategy(self.strategy)
         name = name_of(kind)
+        for other in self.options:  # also of those that are not used, so that no typo goes unnoticed
+            settings_of(load_strategy(other), self.options[other])
         chosen = to_dict(settings_of(kind, self.options.get(name, {})))  # with all defaults, as config.yaml is to show them
         object.__setattr__(self, "strategy", absolute(self.strategy))
         object.__setattr__(self, "options", {**self.options, name: chosen})

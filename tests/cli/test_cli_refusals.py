@@ -162,6 +162,10 @@ def test_a_setting_that_cannot_be_is_refused_before_any_work(
         ("search auto-deeplab --data DATA --out DATA", ("is not empty and holds no run",)),
         ("search auto-deeplab --data DATA --out DATA/classes.json", ("classes.json is a file",)),
         ("search auto-deeplab --data DATA --out DATA/classes.json/run", ("classes.json is a file",)),
+        ("search auto-deeplab --data DATA --out RUN --workers 2", ("auto-deeplab does not search by trials", "--workers")),
+        ("search random --data DATA --out RUN", ("space=NAME", "template-nas", "auto-deeplab")),
+        ("search amoebanet --data DATA --out RUN search.options.evoluton.sample=3", ("'evoluton'", "did you mean 'evolution'?")),
+        ("search amoebanet --data DATA --out RUN search.options.tpe.strtup=3", ("'strtup'", "did you mean 'startup'?")),
         ("evaluate RUN", ("there is no run in", "no such folder")),
         ("evaluate DATA", ("there is no run in", "no config.yaml")),
         ("report RUN", ("there is no run in",)),
@@ -310,6 +314,41 @@ def test_what_needs_no_device_is_refused_before_one_is_named(words: str, finishe
     answer = segnas(*words.replace("RUN", str(finished)).split())
     assert answer.complaint
     assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("execution.ray=rubbish", "'rubbish' is no address of a Ray cluster"),
+        ("execution.ray=127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
+        ("execution.storage=rubbish", "'rubbish' is no address of a database; write execution.storage=postgresql://"),
+        ("execution.storage=postgresql://nobody@127.0.0.1:1/none", "p"),  # refused by the server, or psycopg is not there
+    ],
+)
+def test_what_does_not_answer_is_found_before_anything_is_written(setting: str, said: str, images: Path, tmp_path: Path) -> None:
+    answer = segnas("search", "amoebanet", "--data", images, "--out", tmp_path / "run", "--preset", "quick", setting)
+    assert answer.status == 2
+    assert said in answer.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import segnas\n\ndef broken(:\n", "line 3: SyntaxError: invalid syntax"),
+        ("import segnas\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+@pytest.mark.parametrize("words", ["search FILE", "search random space=FILE", "search amoebanet search.strategy=FILE"])
+def test_a_file_of_ones_own_that_cannot_be_imported_is_one_line(
+    words: str, text: str, said: str, images: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    given = words.replace("FILE", str(path)).split()
+    complaint = segnas(*given, "--data", images, "--out", tmp_path / "run", "--preset", "quick").complaint
+    assert f"{path} cannot be imported: {said}" in complaint
+    assert not (tmp_path / "run").exists()
 
 
 def test_stages_before_training_are_refused(images: Path, tmp_path: Path) -> None:

@@ -186,8 +186,7 @@ def test_what_does_not_fit_is_refused(make: Make, tmp_path: Path, monkeypatch: p
         estimator.estimate(wider, 0, {})
     with pytest.raises(UserError, match="judges dense prediction cells, not networks of the family 'auto-deeplab'"):
         estimator.costs(zoo.load("auto-deeplab-s").architecture)
-    with pytest.raises(UserError, match=r"of 14 training images a search cannot hold out 14; .* set held_out to less"):
-        make(replace(CONFIG, held_out=14))
+    assert len(make(replace(CONFIG, held_out=14)).held_out) == 4  # a third of 14
     with pytest.raises(UserError, match="small-images has one class an image"):
         make(dataset=SmallImages())
     with pytest.raises(UserError, match=r"batch_size=30 is more than cached_samples=20"):

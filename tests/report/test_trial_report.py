@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from trial_runs import begun_run, parsed, search_json, write_random_search, write_trials
+from trial_runs import begun_run, counted, parsed, search_json, write_random_search, write_trials
 
 from segnas.report import scatter, write_report
 from segnas.report.cautions import cautions
@@ -39,7 +39,7 @@ def test_a_finished_search_is_shown(make_run: Callable[[], Run]) -> None:
     html = page(run)
     best = search["trials"][search["best"]]
     for text in ("Best so far, by trial", "Best so far, by time", "mIoU and latency", "The best 10 of", "Judging again",
-                 "What failed", "60<small> / 60",
+                 "What failed", f"{search['planned']}<small> / {search['planned']}",
                  f"trial {best['number']}", best["id"], f"{best['metrics']['mIoU']:.1f} %", "parameters ≤ 1e6",
                  "judged by short training of 3 epochs", "CUDA out of memory"):  # fmt: skip
         assert text in html, text
@@ -57,11 +57,13 @@ def test_the_system_and_the_section_come_from_the_trials(make_run: Callable[[], 
 
 @pytest.mark.parametrize("ended", [0, 1, 2, 25])
 def test_a_search_that_still_runs_is_shown_at_any_time(tmp_path: Path, ended: int) -> None:
-    run = begun_run(tmp_path / "run", search_json(3, trials=ended + 3, running=3))
-    html = page(run)
-    assert f"The search has not ended: {ended} of {ended + 3} trials are over" in html
+    search = search_json(3, trials=ended + 3, running=3)
+    html = page(begun_run(tmp_path / "run", search))
+    assert f"The search has not ended: {counted(search)} of {counted(search) + 3} trials are over" in html
     assert "3 trials are running" in html
-    assert f"{ended}<small> / {ended + 3}" in html
+    assert f"{counted(search)}<small> / {counted(search) + 3}" in html
+    refused = ended - counted(search)
+    assert (f", {refused} over budget" in html) is bool(refused)
 
 
 def test_a_search_that_has_not_proposed_anything_yet_is_shown(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_a_best_trial_at_the_edge_or_at_the_end_is_told(make_run: Callable[[], R
     search["trials"][55] |= {"status": "done", "metrics": {"mIoU": 91.0}}
     write_trials(run, {**search, "best": 20})
     assert "edge of the budget" not in texts(run)
-    assert "found in the last tenth (trial 55 of 60)" in texts(run)
+    assert f"found in the last tenth (trial 55 of {counted(search)})" in texts(run)
 
 
 def test_leading_trials_within_what_a_seed_changes(make_run: Callable[[], Run]) -> None:

@@ -63,10 +63,11 @@ def search_json(
             row["metrics"] = {"mIoU": miou - 9}
         free[worker] += took
         rows.append(row)
+    planned = sum(row["status"] != "over budget" for row in rows)
     search = {
         "kind": "trials", "system": "amoebanet", "strategy": strategy, "space": "amoebanet",
         "estimator": "short training of 3 epochs", "objectives": [{"name": n, "direction": d} for n, d in objectives],
-        "constraints": ["parameters <= 1e6"], "planned": trials, "workers": workers, "seconds": float(free.max()),
+        "constraints": ["parameters <= 1e6"], "planned": planned, "workers": workers, "seconds": float(free.max()),
         "best": None, "pareto": [], "trials": rows,
     }  # fmt: skip
     found = from_dict(TrialSearch, search, "search.json")
@@ -82,6 +83,12 @@ def search_json(
     if len(objectives) > 1:
         search["pareto"] = [trial.number for trial in found.front(*found.objectives)]
     return search
+
+
+def counted(search: dict[str, Any]) -> int:
+    """The trials of the search that are over and count."""
+    rows = search["trials"]
+    return sum(row["stage"] == "search" and row["status"] in ("done", "stopped", "failed") for row in rows)
 
 
 def parsed(search: dict[str, Any]) -> TrialSearch:

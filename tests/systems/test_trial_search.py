@@ -88,7 +88,9 @@ def test_what_breaks_a_constraint_is_never_trained_and_not_counted(data: str, tm
 
 
 def test_a_constraint_that_nothing_keeps_ends_the_search_with_a_line(data: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1000 proposals in a row broke a constraint \(breaks parameters <= 10\); loosen it"):
+    with pytest.raises(
+        UserError, match=r"1000 proposals in a row broke a constraint \(parameters <= 10, and the nearest had 1,\d+\); loosen it"
+    ):
         search(data, tmp_path / "run", 'search.constraints=["parameters <= 10"]')
 
 
@@ -137,6 +139,33 @@ def test_two_objectives_leave_the_pareto_set_as_files(data: str, tmp_path: Path)
     assert {points[one] for one in files} == by_value
     assert len(files) == len(by_value)
     assert {row["id"] for row in told["trials"] if row["number"] in told["pareto"]} == files
+
+
+def test_a_trial_that_has_ended_is_in_the_files_at_once(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed between two regular writes leaves a report of all trials that are stored."""
+    out, seen = tmp_path / "run", []
+    real = Bench.perform
+
+    def perform(self: Bench, payload: Any) -> Any:
+        if (out / "search.json").exists():
+            rows = found(out)["trials"]
+            seen.append(sum(row["status"] == "done" for row in rows) == sum(trial.status == "done" for trial in stored(out)))
+        return real(self, payload)
+
+    monkeypatch.setattr(Bench, "perform", perform)
+    monkeypatch.setattr("segnas.systems.trial_records.SHARE", 0.0)
+    search(data, out)
+    assert len(seen) >= 11
+    assert all(seen)
+
+
+def test_time_that_was_not_saved_before_a_kill_is_counted_by_its_trials(data: str, tmp_path: Path) -> None:
+    first = search(data, tmp_path / "run", "search.trials=6", "search.seconds=0.2")
+    state = tmp_path / "run" / "checkpoints" / "search.pt"
+    state.unlink()
+    (tmp_path / "run" / "architecture.json").unlink()
+    again = search(data, tmp_path / "run", resume=True)
+    assert again["seconds"] >= sum(row["seconds"] for row in first["trials"]) >= 6 * 0.2
 
 
 def test_trials_of_smaller_stages_of_the_space_do_not_compete(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +294,9 @@ def test_a_latency_is_measured_before_training_and_a_limit_that_nothing_keeps_en
     log = tmp_path / "log"
     monkeypatch.setattr(Bench, "latency_ms", lambda self, architecture: 1.0)
     monkeypatch.setattr(trial_search, "OVER_BUDGET", 7)
-    with pytest.raises(UserError, match=r"7 proposals in a row broke a constraint \(breaks latency_ms <= 0.5\); loosen it"):
+    with pytest.raises(
+        UserError, match=r"7 proposals in a row broke a constraint \(latency_ms <= 0.5, and the nearest had 1\); loosen it"
+    ):
         search(data, tmp_path / "run", 'search.constraints=["latency_ms <= 0.5"]', f"search.log={log}")
     assert not log.exists()
 
