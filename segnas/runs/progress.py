@@ -85,11 +85,16 @@ class StageProgress:
 
     def epoch(self, epoch: int, epochs: int, values: Mapping[str, float | str]) -> None:
         """A line that stays: the epoch (counted from 1), its figures, time used and time left, within 80 columns."""
-        figures = "  ".join(f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in values.items())
+        figures = "  ".join(f"{name} {value if isinstance(value, str) else figure(value)}" for name, value in values.items())
         used = time.monotonic() - self.started
         rate = used / max(1, self.done - self.done_before)
         left = clock(rate * (self.total_steps - self.done))
         console.print(f"{self.stage} {epoch}/{epochs}  {figures}  [dim]{clock(used)}, {left} left[/dim]")
+
+
+def figure(value: float) -> str:
+    """`0.4123`, `63.5`, `143,507`: four digits, of large numbers all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}"
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from segnas.runs import progress
-from segnas.runs.progress import StageProgress, StopRequest, clock, duration, stop_between_steps
+from segnas.runs.progress import StageProgress, StopRequest, clock, duration, figure, stop_between_steps
 
 
 @pytest.fixture
@@ -60,6 +60,11 @@ def test_a_line_an_epoch_with_the_time_left(written: io.StringIO, monkeypatch: p
             stage.step()
         stage.epoch(3, 6, {"loss": 1.23456, "mIoU": 51.2, "of": "9 classes"})
     assert written.getvalue() == "search 3/6  loss 1.235  mIoU 51.2  of 9 classes  0:30, 1:30 left\n"
+
+
+def test_figures_are_short_and_never_powers_of_ten_of_large_numbers() -> None:
+    assert [figure(value) for value in (0.41234, 63.456, 9999.4, 9999.6, 143_507.0, 2.5e9, -12_345.6, float("nan"))] == [
+        "0.4123", "63.46", "9999", "10,000", "143,507", "2,500,000,000", "-12,346", "nan"]  # fmt: skip
 
 
 def test_clocks() -> None:
