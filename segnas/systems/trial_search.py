@@ -69,8 +69,8 @@ def search(job: Job, system: System) -> Architecture:
             console.print(
                 f"note: the trials ended in {stage}; kept is the best of these smaller architectures (more search.trials)"
             )
-        if this.multi_objective or len(this.objectives.objectives) > 1:
-            console.print(f"pareto: {len(this.pareto())} architectures that no other one beats in every objective")
+        if len(this.objectives.objectives) > 1:
+            console.print(f"pareto/ has what no other architecture beats in every objective: {len(this.pareto())} of those tried")
         best = this.best()[0]
         found, score = from_json(best.architecture), (best.values or (0.0,))[0]
         told = f"kept: trial {best.number}, {this.objectives.objectives[0].name} {score:.4g}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,16 @@ class Round:
         return sorted((trial for trial in self.trials if trial.order is not None), key=lambda trial: trial.order or 0)
 
 
+def worked(trials: Sequence[Trial]) -> float:
+    """Seconds in which at least one of the trials ran: the least that the search has taken, also before a kill."""
+    ran = sorted((one.finished - (one.seconds or 0.0), one.finished) for one in trials if one.finished is not None)
+    total, until = 0.0, -math.inf
+    for begun, finished in ran:
+        total += max(0.0, finished - max(begun, until))
+        until = max(until, finished)
+    return total
+
+
 class TrialSearch:
     """A search by trials: what changes during it is in the store, and follows from that."""
 
@@ -114,10 +125,7 @@ class TrialSearch:
         self.round = round
         saved = self.job.run.load_checkpoint("search")
         events = history(round.trials, self.result)
-        if saved is not None:
-            self.seconds = saved["seconds"]
-        spent = sum(trial.seconds or 0.0 for trial in round.trials)  # since it was saved last, too
-        self.seconds = max(self.seconds, spent / max(1, self.job.config.execution.workers))
+        self.seconds = max(saved["seconds"] if saved is not None else 0.0, worked(round.trials))
         if saved is not None:
             done = saved["asked"] + saved["told"]
             if sum(event.result is None for event in events[:done]) == saved["asked"]:

@@ -6,8 +6,10 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_search import Drawn
 
@@ -24,7 +26,7 @@ from segnas.runs.trials import Trial, TrialStore
 from segnas.spaces.architecture import from_json, identity
 from segnas.systems import trial_search
 from segnas.systems.base import load_system
-from segnas.systems.trial_state import TrialSearch
+from segnas.systems.trial_state import TrialSearch, worked
 from segnas.systems.trial_work import Bench
 
 SYSTEM = str(Path(__file__).with_name("tiny_trials.py"))
@@ -166,6 +168,15 @@ def test_time_that_was_not_saved_before_a_kill_is_counted_by_its_trials(data: st
     (tmp_path / "run" / "architecture.json").unlink()
     again = search(data, tmp_path / "run", resume=True)
     assert again["seconds"] >= sum(row["seconds"] for row in first["trials"]) >= 6 * 0.2
+
+
+def test_time_in_which_any_trial_ran_is_the_length_of_the_union() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        ran = [(begun, begun + took) for begun, took in zip(*random.integers(0, (40, 12), (6, 2)).T.tolist(), strict=True)]
+        trials: list[Any] = [SimpleNamespace(finished=float(end), seconds=float(end - begun)) for begun, end in ran]
+        assert worked(trials) == sum(any(begun <= second < end for begun, end in ran) for second in range(60))
+    assert worked([]) == 0
 
 
 def test_trials_of_smaller_stages_of_the_space_do_not_compete(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
