@@ -192,12 +192,12 @@ def carry_out(
 def require_within_budget(this: TrialSearch, round: Round) -> None:
     """Of one more that broke a constraint, be it on a cost that a worker measures: say how many did, one after the other, and
     raise UserError when they are too many."""
-    if round.broken % TOLD_EVERY == 0:
-        console.print(f"note: {round.broken} proposals in a row broke a constraint ({nearest(this, round)})")
+    if round.broken % TOLD_EVERY and round.broken < OVER_BUDGET:
+        return
+    told = f"{round.broken} proposals in a row broke a constraint ({nearest(this, round)})"
     if round.broken >= OVER_BUDGET:
-        raise UserError(
-            f"{round.broken} proposals in a row broke a constraint ({nearest(this, round)}); loosen it, with another --out"
-        )
+        raise UserError(f"{told}; loosen it, with another --out")
+    console.print(f"note: {told}")
 
 
 def nearest(this: TrialSearch, round: Round) -> str:
